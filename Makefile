@@ -1,0 +1,36 @@
+# Every target works from a fresh clone: it makes .venv and installs what it needs first.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-fast bench lint install
+
+demo: install
+	$(BIN)/python examples/tinyworld/demo.py
+
+test: install
+	$(BIN)/python -m pytest
+
+# Everything but Ray.
+test-fast: install
+	$(BIN)/python -m pytest -m "not ray"
+
+# All figures, or some: make bench ONLY=B1
+bench: install
+	$(BIN)/python tests/benchmarks/run.py
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# torch first: deepspeed's setup looks for it, and a CPU build at hand is taken.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[service,local,dev]"
+	touch $@

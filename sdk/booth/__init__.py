@@ -1,0 +1,64 @@
+"""Booth's client: personalise an image model with a few photos, on a Booth service."""
+
+from booth.client import Client
+from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
+from booth.contract.states import FailureReason, JobState
+from booth.errors import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    AuthenticationError,
+    BoothError,
+    BoothWarning,
+    BusyError,
+    ConfigError,
+    ConflictError,
+    ImageValidationError,
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    NoServerError,
+    NotFoundError,
+    PausedError,
+    TransferError,
+    UnavailableError,
+    ValidationError,
+    WaitTimeoutError,
+)
+from booth.jobs import Job
+from booth.models import Model
+from booth.pictures import GeneratedImage
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "BoothError",
+    "BoothWarning",
+    "BusyError",
+    "Client",
+    "ConfigError",
+    "ConflictError",
+    "Event",
+    "FailureReason",
+    "GeneratedImage",
+    "ImageValidationError",
+    "Job",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobFailure",
+    "JobState",
+    "Model",
+    "NoServerError",
+    "NotFoundError",
+    "Params",
+    "PausedError",
+    "Progress",
+    "TrainingOptions",
+    "TransferError",
+    "UnavailableError",
+    "ValidationError",
+    "WaitTimeoutError",
+]

@@ -1,0 +1,263 @@
+"""boothctl: Booth from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from booth import cli_operator
+from booth import cli_output as out
+from booth.client import Client
+from booth.contract.states import JobState
+from booth.errors import BoothError
+from booth.jobs import Job
+
+
+class _Guarded(TyperGroup):
+    """Turns exceptions into a message on stderr and the fixed exit code, for every command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                out.show_warnings()
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (BoothError, OSError) as error:
+            out.say(f"error: {error}")
+            raise typer.Exit(out.exit_code(error)) from error
+
+
+app = typer.Typer(
+    cls=_Guarded,
+    name="boothctl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut long option names
+    help="Personalise an image model with a few photos, on a Booth service.",
+    epilog=out.EXIT_CODES_HELP,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
+
+
+@app.command()
+def submit(
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Photo files, folders or globs.")],
+    class_noun: Annotated[str, typer.Option("--class", "--class-noun", help='What the subject is, such as "dog".')],
+    token: Annotated[str | None, typer.Option(help="The word that names the subject; a rare one is picked.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="What to start from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the UNet.")] = None,
+    text_encoder_learning_rate: Annotated[float | None, typer.Option(help="Of the text encoder.")] = None,
+    prior_loss_weight: Annotated[float | None, typer.Option(help="Of the class images' loss.")] = None,
+    num_class_images: Annotated[int | None, typer.Option(help="Class images to preserve the class with.")] = None,
+    train_text_encoder: Annotated[
+        bool | None, typer.Option("--train-text-encoder/--freeze-text-encoder", help="Train it too, or leave it.")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the training pictures in pixels.")] = None,
+    train_batch_size: Annotated[int | None, typer.Option(help="Photos in one optimizer step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is random in the job.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call job and model.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Two submissions with one key make one job.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and return at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Teach a base model the subject of some photos. Dials left out take the base model's recipe."""
+    with Client() as client:
+        job = client.personalize(
+            photos,
+            token=token,
+            class_noun=class_noun,
+            base_model=base_model,
+            steps=steps,
+            learning_rate=learning_rate,
+            text_encoder_learning_rate=text_encoder_learning_rate,
+            prior_loss_weight=prior_loss_weight,
+            num_class_images=num_class_images,
+            train_text_encoder=train_text_encoder,
+            resolution=resolution,
+            train_batch_size=train_batch_size,
+            seed=seed,
+            name=name,
+            idempotency_key=idempotency_key,
+            on_upload=lambda done, total, file: out.say(f"sent {file} ({done / 2**20:.1f}/{total / 2**20:.1f} MiB)"),
+        )
+        if detach:
+            _show_job(job, as_json, brief=True)
+        else:
+            out.say(f"{job.id} is submitted")
+            _follow(job, None, as_json)
+
+
+@app.command("ls")
+def list_jobs(
+    status: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most jobs to list.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        jobs = client.jobs.list(status, limit)
+    if as_json:
+        out.show_json([job.record.model_dump(mode="json") for job in jobs])
+    elif jobs:
+        out.show_table(("ID", "STATUS", "STEP", "CLASS", "CREATED", "NAME"), [out.job_row(job) for job in jobs])
+    else:
+        out.say("no jobs; `boothctl submit` makes one")
+
+
+@app.command()
+def get(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job with all its parameters."""
+    with Client() as client:
+        _show_job(client.jobs.get(job_id), as_json)
+
+
+@app.command()
+def wait(
+    job_id: JobId,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait; the job goes on after them.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a job until it is over, and print its model's id."""
+    with Client() as client:
+        _follow(client.jobs.get(job_id), timeout, as_json)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a job's log to stdout; with --json, one document for each piece."""
+    with Client() as client:
+        job = client.jobs.get(job_id)
+        with _detaching(job):
+            for text in job.logs(follow):
+                typer.echo(json.dumps({"text": text}) if as_json else text, nl=as_json)
+
+
+@app.command()
+def cancel(job_id: JobId, as_json: AsJson = False) -> None:
+    """Ask a job to stop."""
+    with Client() as client:
+        job = client.jobs.get(job_id).cancel()
+        out.say(f"{job.id} is asked to stop")
+        _show_job(job, as_json, brief=True)
+
+
+@app.command()
+def models(
+    limit: Annotated[int, typer.Option(min=1, help="The most models to list.")] = 50, as_json: AsJson = False
+) -> None:
+    """List models, newest first."""
+    with Client() as client:
+        records = [model.record for model in client.models.list(limit)]
+    if as_json:
+        out.show_json([record.model_dump(mode="json") for record in records])
+    elif records:
+        rows = [[r.id, r.prompt_prefix, r.base_model, f"{r.created_at:%Y-%m-%d %H:%M}", r.name] for r in records]
+        out.show_table(("ID", "SAY", "BASE MODEL", "CREATED", "NAME"), rows)
+    else:
+        out.say("no models; a job that succeeds makes one")
+
+
+@app.command()
+def generate(
+    model_id: ModelId,
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Pictures for each prompt.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Of the first picture; the service picks one.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    out_dir: Annotated[Path, typer.Option("--out-dir", "-o", help="Where the PNG files go.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures with a model, and print the files' paths."""
+    with Client() as client:
+        pictures = client.models.get(model_id).generate(
+            prompt, num_images, seed, guidance_scale, num_inference_steps, negative_prompt
+        )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for number, picture in enumerate(pictures, start=1):
+        path = picture.save(out_dir / f"{number:03d}-{_slug(picture.prompt)}-{picture.seed}.png")
+        saved.append({"path": str(path), "prompt": picture.prompt, "seed": picture.seed})
+        if not as_json:
+            typer.echo(path)
+    if as_json:
+        out.show_json(saved)
+
+
+@app.command()
+def download(
+    model_id: ModelId,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model as a diffusers folder, and print its path."""
+    with Client() as client:
+        path = client.models.get(model_id).download(folder)
+    if as_json:
+        out.show_json({"path": str(path)})
+    else:
+        typer.echo(path)
+
+
+app.add_typer(cli_operator.app)
+
+
+def main() -> None:
+    """The program `boothctl`."""
+    app()
+
+
+def _follow(job: Job, timeout_s: float | None, as_json: bool) -> None:
+    """Shows the job's way on stderr, and at the end its model on stdout; in JSON the job, however it ended."""
+    try:
+        with _detaching(job), out.follower() as on_event:
+            model = job.wait(timeout_s, on_event)
+    finally:
+        if as_json and job.status.is_final:
+            _show_job(job, as_json)
+    if not as_json:
+        out.say(f"{model!r}")
+        typer.echo(model.id)
+
+
+@contextmanager
+def _detaching(job: Job) -> Iterator[None]:
+    """Ctrl-C leaves the job alone and says how to come back to it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        out.say(f"\n{job.id} goes on. Follow it: boothctl wait {job.id}. Cancel it: boothctl cancel {job.id}")
+        raise typer.Exit(out.INTERRUPTED) from None
+
+
+def _show_job(job: Job, as_json: bool, brief: bool = False) -> None:
+    if as_json:
+        out.show_json(job.record.model_dump(mode="json"))
+    else:
+        typer.echo(job.id if brief else out.job_text(job))
+
+
+def _slug(prompt: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
+
+
+if __name__ == "__main__":
+    main()

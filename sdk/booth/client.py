@@ -1,0 +1,182 @@
+"""The way in: submit photos, ask for pictures, find jobs and models again."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pydantic
+
+from booth import config, pictures
+from booth.contract.base import Record
+from booth.contract.jobs import JobRecord, JobSpec, PhotoRef, PreparedJob, TrainingOptions
+from booth.contract.problems import FieldProblem, field_problems
+from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
+from booth.images import Photo, Photos, collect
+from booth.jobs import Job, Jobs
+from booth.models import BaseModels, Models
+from booth.pictures import GeneratedImage
+from booth.transport import Transport
+from booth.upload import OnUpload, upload_missing
+
+
+class Client:
+    """A connection to one Booth service. `with Client() as client` closes it.
+
+    Without arguments it is found in BOOTH_BASE_URL and BOOTH_API_KEY, the profile file, or a running local stack.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        profile: str | None = None,
+        *,
+        http: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._transport = Transport(config.load(base_url, api_key, profile), http)
+        self.jobs = Jobs(self._transport)
+        self.models = Models(self._transport)
+        self.base_models = BaseModels(self._transport)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<booth.Client {self.base_url}>"
+
+    @property
+    def base_url(self) -> str:
+        return self._transport.base_url
+
+    def close(self) -> None:
+        """Connections are closed."""
+        self._transport.close()
+
+    def server_version(self) -> str:
+        """The service's version. Raises APIConnectionError where it is away."""
+        return self._transport.get("/v1/health", _Health).version
+
+    def personalize(
+        self,
+        images: Photos,
+        token: str | None = None,
+        class_noun: str = "",
+        *,
+        base_model: str | None = None,
+        steps: int | None = None,
+        learning_rate: float | None = None,
+        text_encoder_learning_rate: float | None = None,
+        prior_loss_weight: float | None = None,
+        num_class_images: int | None = None,
+        train_text_encoder: bool | None = None,
+        resolution: int | None = None,
+        train_batch_size: int | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+        options: TrainingOptions | None = None,
+        on_upload: OnUpload | None = None,
+    ) -> Job:
+        """A job that teaches a base model the subject of these photos; it is queued, and this returns at once.
+
+        `images`: a folder, paths, globs, bytes, PIL images or a mix; 3 to 5 photos are enough.
+        `token`: the word that will name the subject; None picks a rare one of the base model's tokenizer.
+        `class_noun`: what the subject is, such as "dog". Always needed.
+        Every other dial that is None takes the base model's recipe; `job.params` shows all values.
+        `idempotency_key`: two calls with one key make one job.
+
+        Raises ImageValidationError or ValidationError, which name all that is wrong, before anything is sent.
+        """
+        dials = {
+            "token": token,
+            "class_noun": class_noun,
+            "base_model": base_model,
+            "steps": steps,
+            "learning_rate": learning_rate,
+            "text_encoder_learning_rate": text_encoder_learning_rate,
+            "prior_loss_weight": prior_loss_weight,
+            "num_class_images": num_class_images,
+            "train_text_encoder": train_text_encoder,
+            "resolution": resolution,
+            "train_batch_size": train_batch_size,
+            "seed": seed,
+            "name": name,
+            "options": options or TrainingOptions(),
+        }
+        photos, spec = self._checked(images, dials)
+        prepared = self._transport.post("/v1/jobs/prepare", PreparedJob, body=spec, repeatable=True)
+        upload_missing(self._transport, photos, prepared.uploads, on_upload)
+        key = idempotency_key or uuid.uuid4().hex
+        record = self._transport.post("/v1/jobs", JobRecord, body=spec, idempotency_key=key)
+        for text in dict.fromkeys([*prepared.warnings, *record.warnings]):
+            warnings.warn(text, BoothWarning, stacklevel=2)
+        return Job(self._transport, record)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        base_model: str | None = None,
+        num_images: int = 1,
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        negative_prompt: str = "",
+    ) -> list[GeneratedImage]:
+        """Pictures from a base model alone, to compare with. None names the default one."""
+        name = base_model or self.base_models.default().name
+        return pictures.draw(
+            self._transport,
+            f"/v1/base-models/{quote(name, safe='')}/generate",
+            prompts,
+            num_images=num_images,
+            seed=seed,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            negative_prompt=negative_prompt,
+        )
+
+    def _checked(self, images: Photos, dials: dict[str, Any]) -> tuple[list[Photo], JobSpec]:
+        """The usable photos and the job to ask for; or one exception that names every bad photo and every bad dial."""
+        collection = collect(images)
+        try:
+            spec = JobSpec(images=[photo.ref for photo in collection.photos] or [_ANY_PHOTO], **dials)
+            bad_dials = []
+        except pydantic.ValidationError as error:
+            bad_dials = field_problems(error.errors())
+        if bad_dials or collection.problems:
+            bad_dials += self._unknown_base_model(dials["base_model"])
+        if bad_dials:
+            raise ValidationError([*bad_dials, *collection.problems])
+        if collection.problems:
+            raise ImageValidationError(collection.problems)
+        for text in collection.warnings:
+            warnings.warn(text, BoothWarning, stacklevel=3)
+        return collection.photos, spec
+
+    def _unknown_base_model(self, name: Any) -> list[FieldProblem]:
+        """A problem where the service answers and has no such base model, so that it is named beside the others."""
+        if not isinstance(name, str) or not name.strip():
+            return []
+        try:
+            known = [record.name for record in self.base_models.list()]
+        except APIError:
+            return []
+        if name.strip() in known:
+            return []
+        message, remedy = f"There is no base model {name!r}.", f"Use one of: {', '.join(known) or 'none yet'}."
+        return [FieldProblem(field="base_model", value=repr(name), message=message, remedy=remedy)]
+
+
+class _Health(Record):
+    version: str
+
+
+_ANY_PHOTO = PhotoRef(sha256="0" * 64, bytes=1)  # stands in where none is usable, so that the dials are checked too

@@ -1,0 +1,86 @@
+"""Between control plane and driver: the brief of an attempt, its beats, and how it ended.
+
+The driver authenticates with a token of its attempt; a stale fence is answered with 409 and ends it.
+"""
+
+from booth.contract.base import Record
+from booth.contract.jobs import Params, Progress
+from booth.contract.models import Recipe
+from booth.contract.states import Desired, FailureReason, JobState
+
+
+class StoredFile(Record):
+    """A file in the object store. `path` is its place in a diffusers folder, `key` its object key."""
+
+    path: str
+    key: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """What a model consists of. Written last, once; the record in SQL holds the hash of these bytes."""
+
+    job_id: str
+    attempt: int
+    fence: int
+    base_model: str
+    changed: list[StoredFile]
+    unchanged: list[StoredFile]
+    params: Params
+
+    @property
+    def files(self) -> list[StoredFile]:
+        """The whole diffusers folder."""
+        return [*self.changed, *self.unchanged]
+
+
+class Brief(Record):
+    """All that an attempt needs to know."""
+
+    job_id: str
+    tenant_id: str
+    attempt: int
+    fence: int
+    params: Params
+    photos: list[StoredFile]
+    base_model: str
+    base_files: list[StoredFile]
+    recipe: Recipe
+    serving_gpus: float
+    max_ranks: int
+    first_step_limit_s: float
+    resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
+
+
+class Beat(Record):
+    """A sign of life. `checkpoint_key` names the manifest of a checkpoint that was just committed."""
+
+    fence: int
+    state: JobState
+    progress: Progress
+    note: str | None = None
+    warning: str | None = None
+    checkpoint_key: str | None = None
+
+
+class BeatReply(Record):
+    """What the owner wants."""
+
+    desired: Desired
+
+
+class Published(Record):
+    """The attempt put its manifest; the control plane verifies it and decides."""
+
+    fence: int
+    manifest_key: str
+    manifest_sha256: str
+
+
+class Failed(Record):
+    """The attempt ended without a model."""
+
+    fence: int
+    reason: FailureReason
+    detail: str = ""

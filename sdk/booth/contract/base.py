@@ -1,0 +1,15 @@
+"""The two pydantic bases: strict for what users send, tolerant for what peers of other versions answer."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Request(BaseModel):
+    """Input: unknown fields are errors, so that a typo never silently means a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Record(BaseModel):
+    """Output and stored data: unknown fields are ignored, so that old clients outlive new servers."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)

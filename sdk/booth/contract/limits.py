@@ -1,0 +1,15 @@
+"""What a submission may hold. Client and service check the same numbers."""
+
+MAX_PHOTOS = 50
+MAX_PHOTO_BYTES = 25 * 2**20
+MAX_PHOTO_PIXELS = 50_000_000  # a phone's largest mode; a 13,000 px square bomb has 169,000,000
+MIN_PHOTO_SIDE_PX = 32
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's JPEG reader also takes MPO, which phones write under .jpg
+MAX_STEPS = 20_000
+MAX_CLASS_IMAGES = 2_000
+MAX_TRAIN_BATCH_SIZE = 64
+MAX_RESOLUTION_PX = 2_048
+MAX_TEXT_CHARS = 100
+MAX_PROMPT_CHARS = 1_000
+MAX_PROMPTS_PER_CALL = 16
+MAX_IMAGES_PER_CALL = 32

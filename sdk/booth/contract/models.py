@@ -1,0 +1,118 @@
+"""Models on the wire: what a job yields, its files, and pictures asked of it."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from booth.contract import limits
+from booth.contract.base import Record, Request
+
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
+
+
+class ModelRecord(Record):
+    """A published model. `prompt_prefix` is what names the subject in a prompt, e.g. "sks dog"."""
+
+    id: str
+    job_id: str
+    name: str
+    base_model: str
+    token: str
+    class_noun: str
+    prompt_prefix: str
+    bytes: int
+    created_at: datetime
+
+
+class ModelPage(Record):
+    """Models, newest first; `next_after` is None on the last page."""
+
+    models: list[ModelRecord]
+    next_after: str | None = None
+
+
+class ModelFile(Record):
+    """One file of the diffusers folder, with a link that works for a few minutes."""
+
+    path: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class ModelFiles(Record):
+    """All files of a model's diffusers folder."""
+
+    files: list[ModelFile]
+
+
+class GenerateRequest(Request):
+    """Pictures asked of a model: `num_images` for each prompt. None means: as the base model's recipe says.
+
+    Picture k of prompt p is drawn from seed + k, so a single picture can be made again alone.
+    """
+
+    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=limits.MAX_PROMPTS_PER_CALL)]
+    num_images: Annotated[int, Field(ge=1, le=limits.MAX_IMAGES_PER_CALL)] = 1
+    negative_prompt: Annotated[str, StringConstraints(max_length=limits.MAX_PROMPT_CHARS)] = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+
+
+class Picture(Record):
+    """One generated picture, PNG in base64, with what it takes to make it again."""
+
+    png_base64: str
+    prompt: str
+    seed: int
+
+
+class GenerateAnswer(Record):
+    """Pictures in the order prompt by prompt, and the settings they were made with."""
+
+    pictures: list[Picture]
+    guidance_scale: float
+    num_inference_steps: int
+
+
+class BaseModelRecord(Record):
+    """A base model that jobs can start from, with the default dials of its recipe."""
+
+    name: str
+    family: str
+    is_default: bool
+    recipe: "Recipe"
+
+
+class BaseModelPage(Record):
+    """All base models."""
+
+    base_models: list[BaseModelRecord]
+
+
+class Recipe(Record):
+    """The default dials of a base model, with their source. No such number stands in code."""
+
+    source: str
+    family: str = "stable-diffusion"
+    steps: int
+    learning_rate: float
+    text_encoder_learning_rate: float
+    prior_loss_weight: float = 1.0
+    num_class_images: int
+    train_text_encoder: bool = True
+    resolution: int
+    train_batch_size: int
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    lr_warmup_steps: int = 0
+    random_flip: bool = False
+    checkpoint_interval_steps: int = 200
+    guidance_scale: float
+    num_inference_steps: int
+    class_guidance_scale: float
+    class_num_inference_steps: int
+    class_block_size: int = 4
+    rare_tokens: list[str] = []

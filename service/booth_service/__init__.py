@@ -1,0 +1,1 @@
+"""Booth's service: control plane, training, publishing and serving on a Ray cluster."""

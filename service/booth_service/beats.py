@@ -1,0 +1,133 @@
+"""The attempt's line to the control plane: its brief, its beats, and how it ended."""
+
+import threading
+from dataclasses import dataclass
+
+import httpx2
+from pydantic import SecretStr
+
+from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published
+from booth.contract.jobs import Progress
+from booth.contract.states import Desired, FailureReason, JobState
+from booth_service.errors import AttemptEnded, BadWeights, ServiceError
+from booth_service.settings import attempt_token
+
+BEAT_INTERVAL_S = 1.0
+IDLE_BEAT_INTERVAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """Talks for one attempt. Small and picklable, so that a rank on another node can talk too."""
+
+    api_url: str
+    stack_secret: SecretStr
+    job_id: str
+    attempt: int
+
+    def brief(self) -> Brief:
+        """What to do. Raises AttemptEnded where a newer attempt took over."""
+        return Brief.model_validate_json(self._call("GET", "").content)
+
+    def beat(self, beat: Beat) -> Desired:
+        """Say where the attempt is; returns what the owner wants."""
+        return BeatReply.model_validate_json(self._call("POST", "/beat", beat.model_dump_json()).content).desired
+
+    def published(self, published: Published) -> None:
+        """Ask for the model to be made visible. Raises BadWeights where it fails verification."""
+        self._call("POST", "/published", published.model_dump_json())
+
+    def failed(self, fence: int, reason: FailureReason, detail: str) -> None:
+        """Say why the attempt ends."""
+        self._call("POST", "/failed", Failed(fence=fence, reason=reason, detail=detail[-4000:]).model_dump_json())
+
+    def _call(self, method: str, path: str, content: str | None = None) -> httpx2.Response:
+        url = f"{self.api_url}/internal/attempts/{self.job_id}/{self.attempt}{path}"
+        token = attempt_token(self.stack_secret, self.job_id, self.attempt)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        with httpx2.Client(transport=httpx2.HTTPTransport(retries=3), timeout=120, trust_env=False) as client:
+            response = client.request(method, url, content=content, headers=headers)
+        if response.status_code == 409:
+            raise AttemptEnded(f"attempt {self.attempt} of {self.job_id} is over: {response.text}")
+        if response.status_code == 422:
+            raise BadWeights(response.text)
+        if response.status_code >= 400:
+            raise ServiceError(f"the control plane answered {response.status_code} to {method} {url}: {response.text}")
+        return response
+
+
+class Pulse:
+    """Sends the latest state in a thread of its own, so that neither a slow nor an absent API slows the work.
+
+    Use as a context manager. An API that is away is not an error: the next beat tries again.
+    """
+
+    def __init__(self, line: Line, fence: int, state: JobState, progress: Progress) -> None:
+        self.desired = Desired.RUN
+        self._line = line
+        self._beat = Beat(fence=fence, state=state, progress=progress)
+        self._notes: list[str] = []
+        self._warnings: list[str] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(timeout=30)
+
+    def say(
+        self,
+        progress: Progress,
+        *,
+        state: JobState | None = None,
+        note: str | None = None,
+        warning: str | None = None,
+        checkpoint_key: str | None = None,
+    ) -> None:
+        """Replace what the next beat says. Notes, warnings and the last checkpoint wait until they have been sent."""
+        with self._lock:
+            changes = {"progress": progress, "state": state, "checkpoint_key": checkpoint_key}
+            self._beat = self._beat.model_copy(update={key: new for key, new in changes.items() if new is not None})
+            self._notes += [note] if note else []
+            self._warnings += [warning] if warning else []
+        self._wake.set()
+
+    def check(self) -> None:
+        """Raise AttemptEnded where the owner cancelled or a newer attempt took over."""
+        if self.desired is not Desired.RUN:
+            raise AttemptEnded(f"{self._line.job_id} was asked to stop")
+
+    def _run(self) -> None:
+        while True:
+            woken = self._wake.wait(IDLE_BEAT_INTERVAL_S)
+            self._wake.clear()
+            last = self._stopped  # read before sending, so that what was said until then is sent too
+            self._send()
+            if last:
+                return
+            if woken:
+                threading.Event().wait(BEAT_INTERVAL_S)
+
+    def _send(self) -> None:
+        with self._lock:
+            notes, warnings = len(self._notes), len(self._warnings)
+            said = {"note": "; ".join(self._notes) or None, "warning": "; ".join(self._warnings) or None}
+            beat = self._beat.model_copy(update=said)
+        try:
+            self.desired = self._line.beat(beat)
+        except AttemptEnded:
+            self.desired = Desired.CANCEL
+            return
+        except (ServiceError, httpx2.HTTPError):
+            return
+        with self._lock:
+            del self._notes[:notes], self._warnings[:warnings]
+            if self._beat.checkpoint_key == beat.checkpoint_key:
+                self._beat = self._beat.model_copy(update={"checkpoint_key": None})

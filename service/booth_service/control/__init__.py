@@ -1,0 +1,1 @@
+"""API, job life cycle and SQL. Never imports torch."""

@@ -1,0 +1,145 @@
+"""Jobs on their way in: what a spec means here (prepare), and the transaction that makes it a job (submit)."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from booth.contract.attempts import StoredFile
+from booth.contract.jobs import JobRecord, JobSpec, Params, PreparedJob, Progress
+from booth.contract.models import Recipe
+from booth.contract.problems import FieldProblem
+from booth.contract.states import JobState
+from booth_service.control import base_models, photos, resolve, tokens
+from booth_service.control.lifecycle import owned_job, record
+from booth_service.control.plane import Plane
+from booth_service.control.problems import ProblemError, invalid
+from booth_service.control.records import BaseModel, Idempotency, Job, new_id
+from booth_service.control.views import job_record, stored_files
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a valid spec comes to on this service."""
+
+    base: BaseModel
+    params: Params
+    warnings: list[str]
+
+
+def prepare(plane: Plane, tenant_id: str, spec: JobSpec) -> PreparedJob:
+    """The spec is valid, and its photos may now be uploaded. Raises `invalid` with every bad field."""
+    meaning = interpret(plane, tenant_id, spec)
+    photos.expect(plane, tenant_id, spec.images)
+    uploads = photos.targets(plane, tenant_id, spec.images)
+    return PreparedJob(params=meaning.params, warnings=meaning.warnings, uploads=uploads)
+
+
+def submit(plane: Plane, tenant_id: str, spec: JobSpec, key: str) -> tuple[JobRecord, bool]:
+    """The job, and True where this key had made it before. Nothing is left of a refused one but listed uploads."""
+    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
+        return earlier, True
+    try:
+        meaning = interpret(plane, tenant_id, spec)
+        photos.expect(plane, tenant_id, spec.images)
+        stored = photos.accept(plane, tenant_id, spec.images)
+        job = _store(plane, tenant_id, spec, meaning, stored, (key, digest))
+    except (ProblemError, IntegrityError):
+        # The same submission may have run beside this one and taken key and uploads.
+        if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
+            return earlier, True
+        raise
+    photos.discard_raw(plane, tenant_id, spec.images)
+    return job_record(job), False
+
+
+def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
+    """Base model, values and warnings. Raises `invalid` with every bad field."""
+    with plane.database.read() as session:
+        base = base_models.find(session, spec.base_model)
+        used = _used_tokens(session, tenant_id)
+        problems = resolve.text_problems(spec) + base_model_problems(session, spec.base_model)
+    if base is None or problems:
+        raise invalid(problems)
+    recipe = Recipe.model_validate(base.recipe)
+    vocabulary = plane.tokenizers.of(stored_files(base.files))
+    token = spec.token or tokens.free_token(recipe, vocabulary, used)
+    params = resolve.resolve(spec, recipe, base_model=base.name, token=token)
+    return Meaning(base, params, resolve.warnings(spec, params, recipe, vocabulary))
+
+
+def base_model_problems(session: Session, name: str | None) -> list[FieldProblem]:
+    """Why no base model can be meant by this name (None: the default one)."""
+    if base_models.find(session, name) is not None:
+        return []
+    known = ", ".join(base.name for base in base_models.current(session))
+    if name is None:
+        message, remedy = "This service has no default base model.", f"Name one of: {known}."
+    else:
+        message, remedy = f"There is no base model {name!r}.", f"Use one of: {known}."
+    if not known:
+        remedy = "Ask the operator to add one: boothctl admin base-model-add."
+    return [FieldProblem(field="base_model", value=repr(name), message=message, remedy=remedy)]
+
+
+def _earlier(plane: Plane, tenant_id: str, key: str, digest: str) -> JobRecord | None:
+    with plane.database.read() as session:
+        row = session.get(Idempotency, (tenant_id, key))
+        if row is None:
+            return None
+        if row.request_sha256 != digest:
+            raise _other_request(key)
+        return job_record(owned_job(session, tenant_id, row.job_id))
+
+
+def _other_request(key: str) -> ProblemError:
+    message = "This key was used for another request."
+    return invalid([FieldProblem(field="Idempotency-Key", value=key, message=message, remedy="Use a new key.")])
+
+
+def _store(
+    plane: Plane,
+    tenant_id: str,
+    spec: JobSpec,
+    meaning: Meaning,
+    stored: list[StoredFile],
+    idempotency: tuple[str, str],
+) -> Job:
+    now = plane.now()
+    photo_rows: list[Any] = [photo.model_dump() for photo in stored]
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        base_model_id=meaning.base.id,
+        name=spec.name or f"{meaning.params.token} {spec.class_noun}",
+        spec=spec.model_dump(mode="json"),
+        params=meaning.params.model_dump(),
+        warnings=list(meaning.warnings),
+        photos=photo_rows,
+        state=JobState.QUEUED,
+        status_detail="Waiting to be started.",
+        progress=Progress().model_dump(),
+        last_event=0,
+        created_at=now,
+    )
+    key, digest = idempotency
+    with plane.database.write() as session:
+        session.add(job)
+        session.flush()
+        session.add(Idempotency(tenant_id=tenant_id, key=key, request_sha256=digest, job_id=job.id, created_at=now))
+        photos.unlist(session, tenant_id, spec.images)
+        record(session, job, now, "state", "The job was accepted.")
+        for warning in meaning.warnings:
+            record(session, job, now, "warning", warning)
+    return job
+
+
+def _used_tokens(session: Session, tenant_id: str) -> Counter[str]:
+    token = Job.params["token"].as_string()
+    rows = session.execute(select(token, func.count()).where(Job.tenant_id == tenant_id).group_by(token))
+    return Counter({word: count for word, count in rows})

@@ -1,0 +1,199 @@
+"""The users' HTTP API: jobs, models, base models, pictures. Every route acts for the tenant of its key."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import ColumnElement, Select, select
+
+from booth.contract.attempts import Manifest
+from booth.contract.jobs import EventPage, JobPage, JobRecord, JobSpec, LogPage, PreparedJob
+from booth.contract.models import (
+    BaseModelPage,
+    GenerateAnswer,
+    GenerateRequest,
+    ModelFile,
+    ModelFiles,
+    ModelPage,
+    ModelRecord,
+)
+from booth.contract.states import JobState
+from booth_service.control import admission, attempt_logs, base_models, lifecycle, serving
+from booth_service.control.auth import Caller, Here
+from booth_service.control.plane import Plane
+from booth_service.control.records import Job, JobEvent, Model
+from booth_service.control.views import base_model_record, event_record, job_record, model_record
+from booth_service.errors import StorageError
+
+MAX_WAIT_S = 30
+POLL_INTERVAL_S = 0.25
+EVENTS_PER_PAGE = 500
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+After = Annotated[str | None, Query(max_length=100)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/health")
+def health() -> dict[str, str]:
+    """The control plane answers."""
+    return {"status": "ok", "version": version("booth")}
+
+
+@router.get("/base-models")
+def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
+    """All base models that jobs can start from."""
+    with plane.database.read() as session:
+        return BaseModelPage(base_models=[base_model_record(base) for base in base_models.current(session)])
+
+
+@router.post("/jobs/prepare")
+def prepare_job(spec: JobSpec, tenant: Caller, plane: Here) -> PreparedJob:
+    """What the spec comes to, and where to put the photos that are missing."""
+    return admission.prepare(plane, tenant, spec)
+
+
+@router.post("/jobs", status_code=202)
+def submit_job(
+    spec: JobSpec, tenant: Caller, plane: Here, response: Response, idempotency_key: IdempotencyKey
+) -> JobRecord:
+    """The job, stored. A repetition under the same key answers the same job."""
+    job, replayed = admission.submit(plane, tenant, spec, idempotency_key)
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
+@router.get("/jobs")
+def list_jobs(
+    tenant: Caller, plane: Here, limit: Limit = 50, after: After = None, status: JobState | None = None
+) -> JobPage:
+    """The tenant's jobs, newest first."""
+    conditions = [Job.tenant_id == tenant] + ([Job.state == status] if status else [])
+    with plane.database.read() as session:
+        jobs = list(session.scalars(_newest_first(select(Job), Job.id, conditions, after, limit)))
+    return JobPage(jobs=[job_record(job) for job in jobs[:limit]], next_after=_next_after(jobs, limit))
+
+
+@router.get("/jobs/{job_id}")
+def get_job(job_id: str, tenant: Caller, plane: Here) -> JobRecord:
+    """One job."""
+    with plane.database.read() as session:
+        return job_record(lifecycle.owned_job(session, tenant, job_id))
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202)
+def cancel_job(job_id: str, tenant: Caller, plane: Here) -> JobRecord:
+    """The job, cancelled or about to be."""
+    with plane.database.write() as session:
+        return job_record(lifecycle.request_cancel(session, tenant, job_id, plane.now()))
+
+
+@router.get("/jobs/{job_id}/events")
+async def get_events(
+    job_id: str,
+    tenant: Caller,
+    plane: Here,
+    after: Annotated[int, Query(ge=0)] = 0,
+    wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
+) -> EventPage:
+    """Events after `after`: at once where there are any or the job is final, else within `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        page = await run_in_threadpool(_events_now, plane, tenant, job_id, after)
+        if page.events or page.job.status.is_final or time.monotonic() >= deadline:
+            return page
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+@router.get("/jobs/{job_id}/logs")
+def get_logs(job_id: str, tenant: Caller, plane: Here, offset: Annotated[int, Query(ge=0)] = 0) -> LogPage:
+    """What the driver of the latest attempt printed, from `offset` characters on."""
+    return attempt_logs.page(plane, tenant, job_id, offset)
+
+
+@router.get("/models")
+def list_models(tenant: Caller, plane: Here, limit: Limit = 50, after: After = None) -> ModelPage:
+    """The tenant's models, newest first."""
+    conditions = [Model.tenant_id == tenant, Model.deleted_at.is_(None)]
+    with plane.database.read() as session:
+        models = list(session.scalars(_newest_first(select(Model), Model.id, conditions, after, limit)))
+    return ModelPage(models=[model_record(model) for model in models[:limit]], next_after=_next_after(models, limit))
+
+
+@router.get("/models/{model_id}")
+def get_model(model_id: str, tenant: Caller, plane: Here) -> ModelRecord:
+    """One model."""
+    with plane.database.read() as session:
+        return model_record(serving.owned_model(session, tenant, model_id))
+
+
+@router.delete("/models/{model_id}", status_code=204)
+def delete_model(model_id: str, tenant: Caller, plane: Here) -> None:
+    """The model is gone for its user; its objects follow within a minute."""
+    with plane.database.write() as session:
+        serving.owned_model(session, tenant, model_id).deleted_at = plane.now()
+
+
+@router.get("/models/{model_id}/files")
+def get_model_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
+    """The model's diffusers folder, each file with a link that works for a few minutes."""
+    with plane.database.read() as session:
+        model = serving.owned_model(session, tenant, model_id)
+    manifest = _manifest(plane, model)
+    link_s = plane.settings.download_link_s
+    return ModelFiles(
+        files=[
+            ModelFile(
+                path=file.path, bytes=file.bytes, sha256=file.sha256, url=plane.store.download_link(file.key, link_s)
+            )
+            for file in manifest.files
+        ]
+    )
+
+
+@router.post("/models/{model_id}/generate")
+async def generate(model_id: str, asked: GenerateRequest, tenant: Caller, plane: Here) -> GenerateAnswer:
+    """Pictures by the tenant's model."""
+    return await serving.draw(plane, await run_in_threadpool(serving.of_model, plane, tenant, model_id, asked))
+
+
+@router.post("/base-models/{name}/generate")
+async def generate_with_base(name: str, asked: GenerateRequest, _tenant: Caller, plane: Here) -> GenerateAnswer:
+    """Pictures by a base model, for comparison."""
+    return await serving.draw(plane, await run_in_threadpool(serving.of_base_model, plane, name, asked))
+
+
+def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventPage:
+    later = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after)
+    with plane.database.read() as session:
+        job = lifecycle.owned_job(session, tenant_id, job_id)
+        events = session.scalars(later.order_by(JobEvent.seq).limit(EVENTS_PER_PAGE)).all()
+    return EventPage(events=[event_record(event) for event in events], job=job_record(job))
+
+
+def _manifest(plane: Plane, model: Model) -> Manifest:
+    body = plane.store.get(model.manifest_key)
+    if hashlib.sha256(body).hexdigest() != model.manifest_sha256:
+        raise StorageError(f"{model.manifest_key} does not have the recorded SHA-256")
+    return Manifest.model_validate_json(body)
+
+
+def _newest_first(
+    query: Select[Any], key: Any, conditions: list[ColumnElement[bool]], after: str | None, limit: int
+) -> Select[Any]:
+    """One row more than asked, to know whether another page follows. Ids sort by creation."""
+    if after is not None:
+        conditions = [*conditions, key < after]
+    return query.where(*conditions).order_by(key.desc()).limit(limit + 1)
+
+
+def _next_after(rows: Sequence[Job | Model], limit: int) -> str | None:
+    return rows[limit - 1].id if len(rows) > limit else None

@@ -1,0 +1,84 @@
+"""The drivers' HTTP API: brief, beats, and how an attempt ended. Each route takes its attempt's token alone."""
+
+from fastapi import APIRouter, Depends
+from sqlalchemy import select
+
+from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published
+from booth.contract.jobs import Params
+from booth.contract.models import Recipe
+from booth.contract.problems import FieldProblem
+from booth_service.control import lifecycle, policy
+from booth_service.control.auth import Here, check_attempt
+from booth_service.control.plane import Plane
+from booth_service.control.problems import invalid
+from booth_service.control.records import BaseModel, Model
+from booth_service.control.verification import Claim, verify
+from booth_service.control.views import stored_files
+from booth_service.errors import BadWeights
+
+router = APIRouter(prefix="/internal/attempts/{job_id}/{number}", dependencies=[Depends(check_attempt)])
+
+
+@router.get("")
+def get_brief(job_id: str, number: int, plane: Here) -> Brief:
+    """All that the driver needs to know; conflict where the attempt is over."""
+    with plane.database.read() as session:
+        job, attempt = lifecycle.live_attempt(session, job_id, number)
+        base = session.get_one(BaseModel, job.base_model_id)
+    return Brief(
+        job_id=job.id,
+        tenant_id=job.tenant_id,
+        attempt=attempt.n,
+        fence=attempt.fence,
+        params=Params.model_validate(job.params),
+        photos=stored_files(job.photos),
+        base_model=base.name,
+        base_files=stored_files(base.files),
+        recipe=Recipe.model_validate(base.recipe),
+        serving_gpus=plane.settings.serving_gpus,
+        max_ranks=plane.settings.max_ranks,
+        first_step_limit_s=plane.settings.first_step_limit_s,
+        resume_key=job.checkpoint_key,
+    )
+
+
+@router.post("/beat")
+def post_beat(job_id: str, number: int, beat: Beat, plane: Here) -> BeatReply:
+    """What the driver says is stored; what the owner wants comes back."""
+    with plane.database.write() as session:
+        return BeatReply(desired=lifecycle.beat(session, job_id, number, beat, plane.now()))
+
+
+@router.post("/published")
+def post_published(job_id: str, number: int, published: Published, plane: Here) -> dict[str, str]:
+    """The model is verified and visible. Invalid, and the attempt over, where it fails verification."""
+    with plane.database.read() as session:
+        model = session.scalar(select(Model).where(Model.job_id == job_id))
+        if model is not None and model.manifest_sha256 == published.manifest_sha256:
+            return {}  # the first answer was lost on its way
+        job, _ = lifecycle.live_attempt(session, job_id, number, published.fence)
+        base = session.get_one(BaseModel, job.base_model_id)
+    try:
+        manifest = verify(plane.store, Claim(job, number, stored_files(base.files)), published)
+    except BadWeights as bad:
+        _end(plane, job_id, number, Failed(fence=published.fence, reason=bad.reason, detail=bad.detail))
+        problem = FieldProblem(field="manifest", value=published.manifest_key, message=bad.detail)
+        raise invalid([problem]) from bad
+    total_bytes = sum(file.bytes for file in manifest.files)
+    with plane.database.write() as session:
+        key_and_hash = (published.manifest_key, published.manifest_sha256)
+        lifecycle.succeed(session, job_id, number, published.fence, key_and_hash, total_bytes, plane.now())
+    return {}
+
+
+@router.post("/failed")
+def post_failed(job_id: str, number: int, failed: Failed, plane: Here) -> dict[str, str]:
+    """The attempt is over; its job is tried again, failed or was cancelled."""
+    _end(plane, job_id, number, failed)
+    return {}
+
+
+def _end(plane: Plane, job_id: str, number: int, failed: Failed) -> None:
+    end = policy.End(failed.reason, failed.detail)
+    with plane.database.write() as session:
+        lifecycle.end_attempt(session, job_id, number, failed.fence, end, plane.settings, plane.now())

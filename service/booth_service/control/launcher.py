@@ -1,0 +1,90 @@
+"""Ray's Jobs API: start, look at, stop and read the one Ray job of an attempt.
+
+The cluster may be away at any time: then `status` says so, and everything else raises ClusterAway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from booth_service.control.policy import RayStatus
+from booth_service.settings import forget_ray_addresses
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+TIMEOUT_S = 20
+
+
+class ClusterAway(Exception):
+    """The Ray cluster does not answer, or refuses. No evidence that its jobs died."""
+
+
+@dataclass(frozen=True)
+class RayJob:
+    """What Ray says of a job; `message` is Ray's own wording."""
+
+    status: RayStatus
+    message: str = ""
+
+
+class Launcher:
+    """The Jobs API at one address. Connects when first needed, and anew after an error."""
+
+    def __init__(self, dashboard_url: str) -> None:
+        self._url = dashboard_url
+        self._connected: JobSubmissionClient | None = None
+
+    def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
+        """The attempt's driver is started under this id, once, however often this is called."""
+        entrypoint = f"python -m booth_service.driver {job_id} {attempt}"
+        try:
+            self._call("submit_job", entrypoint=entrypoint, submission_id=submission_id, entrypoint_num_cpus=0)
+        except ClusterAway as error:
+            if "already exists" not in str(error):
+                raise
+
+    def status(self, submission_id: str) -> RayJob:
+        """Where the Ray job is: UNKNOWN where the cluster answers that it has none, UNREACHABLE where it does not."""
+        try:
+            info = self._call("get_job_info", submission_id)
+        except ClusterAway as error:
+            if "status code 404" in str(error):
+                return RayJob(RayStatus.UNKNOWN)
+            return RayJob(RayStatus.UNREACHABLE, str(error))
+        return RayJob(RayStatus(str(info.status.value).lower()), info.message or "")
+
+    def stop(self, submission_id: str) -> None:
+        """The Ray job was asked to end; it is gone when `status` says so."""
+        self._call("stop_job", submission_id)
+
+    def logs(self, submission_id: str) -> str:
+        """All that the driver has printed so far."""
+        return str(self._call("get_job_logs", submission_id))
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        from ray.exceptions import RayError
+
+        try:
+            return getattr(self._client(), method)(*args, **kwargs)
+        except (RayError, RuntimeError, OSError, ValueError) as error:  # requests' errors are OSErrors
+            self._connected = None
+            raise ClusterAway(str(error)) from error
+
+    def _client(self) -> JobSubmissionClient:
+        if self._connected is None:
+            forget_ray_addresses()
+            self._connected = _client_with_timeout(self._url)
+        return self._connected
+
+
+def _client_with_timeout(url: str) -> JobSubmissionClient:
+    """Ray's client, which by itself would wait for ever on a head that hangs."""
+    from ray.job_submission import JobSubmissionClient
+
+    class TimedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray is not typed
+        def _do_request(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._do_request(*args, timeout=TIMEOUT_S, **kwargs)
+
+    return TimedClient(url)

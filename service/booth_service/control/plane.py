@@ -1,0 +1,31 @@
+"""What the control plane is made of. Built once in `app.py` and passed to whoever acts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx2
+
+from booth_service.control.database import Database
+from booth_service.control.launcher import Launcher
+from booth_service.control.tokens import Tokenizers
+from booth_service.settings import Settings
+from booth_service.storage.s3 import ObjectStore
+
+
+def utc_now() -> datetime:
+    """The clock of production; tests pass their own."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """SQL, object store, Ray, Serve and clock of one control plane."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    tokenizers: Tokenizers
+    launcher: Launcher
+    serve: httpx2.AsyncClient
+    now: Callable[[], datetime] = utc_now

@@ -1,0 +1,134 @@
+"""The loop that makes true what SQL says: load, decide, apply, every second or so. Idempotent, one per database.
+
+Runs in a thread of its own. An error is recorded and the next round tries again; one job's error never stops another's.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from booth.contract.states import Desired, JobState
+from booth_service.control import attempt_logs, lifecycle, policy
+from booth_service.control.launcher import ClusterAway, RayJob
+from booth_service.control.plane import Plane
+from booth_service.control.records import Attempt, AttemptState, Job
+from booth_service.control.sweep import sweep
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 30.0
+
+
+class Reconciler:
+    """Watches from the moment it is made: silence before that is nobody's fault."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.watching_since = plane.now()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._swept_at = float("-inf")
+
+    def start(self) -> None:
+        """Rounds begin in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No round runs any more."""
+        self._stopped.set()
+        self._thread.join(timeout=60)
+
+    def round(self) -> None:
+        """Every attempt that is not closed and every waiting job was looked at once."""
+        for job, attempt in self._open_attempts():
+            self._guarded(self._reconcile, job, attempt)
+        self._guarded(self._advance_queue)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self.plane.settings.reconcile_interval_s):
+            self._guarded(self.round)
+            if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S:
+                self._swept_at = time.monotonic()
+                self._guarded(sweep, self.plane)
+
+    def _guarded(self, step: Callable[..., object], *arguments: object) -> None:
+        try:
+            step(*arguments)
+        except Exception:
+            logger.exception("reconciling failed; it is tried again")
+
+    def _open_attempts(self) -> list[tuple[Job, Attempt]]:
+        query = select(Job, Attempt).join(Attempt, Attempt.job_id == Job.id)
+        with self.plane.database.read() as session:
+            rows = session.execute(query.where(Attempt.state != AttemptState.CLOSED).order_by(Job.id))
+            return [(job, attempt) for job, attempt in rows]
+
+    def _reconcile(self, job: Job, attempt: Attempt) -> None:
+        ray = self.plane.launcher.status(attempt.ray_submission_id)
+        now = self.plane.now()
+        decision = policy.decide(job, attempt, ray.status, self.plane.settings, now, self.watching_since)
+        if not isinstance(decision, policy.Wait):
+            logger.info("%s: %s", attempt.ray_submission_id, decision)
+        self._apply(decision, job, attempt, ray, now)
+
+    def _apply(self, decision: policy.Decision, job: Job, attempt: Attempt, ray: RayJob, now: datetime) -> None:
+        database, launcher = self.plane.database, self.plane.launcher
+        match decision:
+            case policy.Say(status_detail):
+                with database.write() as session:
+                    lifecycle.say(session, job.id, now, status_detail)
+            case policy.Launch():
+                self._launch(job, attempt)
+            case policy.Stop(reason, detail):
+                if reason is not None:
+                    with database.write() as session:
+                        lifecycle.note_stop(session, attempt, reason, detail)
+                launcher.stop(attempt.ray_submission_id)
+            case policy.End(reason, detail):
+                end = policy.End(reason, "\n".join(filter(None, [detail, ray.message])))
+                with database.write() as session:
+                    lifecycle.end_attempt(session, job.id, attempt.n, attempt.fence, end, self.plane.settings, now)
+            case policy.Close():
+                attempt_logs.keep(self.plane, job, attempt)
+                with database.write() as session:
+                    lifecycle.close_attempt(session, attempt, now)
+
+    def _launch(self, job: Job, attempt: Attempt) -> None:
+        database, now = self.plane.database, self.plane.now()
+        try:
+            self.plane.launcher.submit(attempt.ray_submission_id, job.id, attempt.n)
+        except ClusterAway as error:
+            logger.warning("%s cannot be submitted: %s", attempt.ray_submission_id, error)
+            with database.write() as session:
+                lifecycle.say(session, job.id, now, "The Ray cluster does not take jobs; waiting for it.")
+            return
+        with database.write() as session:
+            lifecycle.note_submitted(session, attempt, now)
+
+    def _advance_queue(self) -> None:
+        now = self.plane.now()
+        with self.plane.database.read() as session:
+            running = session.scalar(select(func.count()).where(Attempt.state != AttemptState.CLOSED)) or 0
+            waiting = _waiting(session)
+        for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now):
+            match decision:
+                case policy.Claim():
+                    with self.plane.database.write() as session:
+                        attempt = lifecycle.claim(session, job.id, now)
+                    if attempt is not None:
+                        self._launch(job, attempt)
+                case policy.Say(status_detail):
+                    with self.plane.database.write() as session:
+                        lifecycle.say(session, job.id, now, status_detail)
+
+
+def _waiting(session: Session) -> list[Job]:
+    """Queued jobs of which no attempt is open, oldest first."""
+    has_open = exists().where(Attempt.job_id == Job.id, Attempt.state != AttemptState.CLOSED)
+    query = select(Job).where(Job.state == JobState.QUEUED, Job.desired == Desired.RUN, ~has_open)
+    return list(session.scalars(query.order_by(Job.id)))

@@ -1,0 +1,221 @@
+"""The tables. SQL is the only truth: what is not here did not happen.
+
+tenants 1-n api_keys, uploads, idempotency, jobs, models
+jobs    1-n attempts, events; 1-1 models
+base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
+"""
+
+import os
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from booth.contract.states import Desired, FailureReason, JobState
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """An unguessable id: 48 bits of milliseconds, then 80 random bits, so that ids sort by creation."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return f"{prefix}-" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets the zone; this puts it back."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "moments carry their zone"
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AttemptState(StrEnum):
+    """active: the driver works. closing: the outcome is decided, its Ray job may still run. closed: nothing runs."""
+
+    ACTIVE = "active"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+def _words(kind: type[StrEnum]) -> Enum:
+    """A column of an enum's values, as plain text in the database."""
+    return Enum(kind, native_enum=False, length=20, values_callable=lambda members: [each.value for each in members])
+
+
+class Table(DeclarativeBase):
+    """The metadata that the migrations must agree with."""
+
+    type_annotation_map = {
+        str: Text(),
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+    }
+
+
+class Tenant(Table):
+    __tablename__ = "tenants"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Table):
+    """`id` is the public part of the key; of the secret only its SHA-256 is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    secret_sha256: Mapped[str]
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class BaseModel(Table):
+    """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null)."""
+
+    __tablename__ = "base_models"
+    __table_args__ = (
+        Index(
+            "ix_base_models_current",
+            "name",
+            unique=True,
+            sqlite_where=text("replaced_at IS NULL"),
+            postgresql_where=text("replaced_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    family: Mapped[str]
+    is_default: Mapped[bool]
+    recipe: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    replaced_at: Mapped[datetime | None]
+
+
+class Upload(Table):
+    """A photo on its way in: its raw object, and its re-encoded one until a job names it, go when the row expires."""
+
+    __tablename__ = "uploads"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Idempotency(Table):
+    """The answer to a submission, so that its repetition makes no second job."""
+
+    __tablename__ = "idempotency"
+
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_sha256: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Job(Table):
+    """`fence` only grows: whoever holds an older one has no say. `last_event` is the highest event number."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_tenant_id_id", "tenant_id", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_models.id"))
+    name: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    params: Mapped[dict[str, Any]]
+    warnings: Mapped[list[Any]]
+    photos: Mapped[list[Any]]
+    state: Mapped[JobState] = mapped_column(_words(JobState), index=True)
+    status_detail: Mapped[str]
+    desired: Mapped[Desired] = mapped_column(_words(Desired), default=Desired.RUN)
+    attempt: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    last_event: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any]]
+    checkpoint_key: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None]
+    model_id: Mapped[str | None]
+    not_before: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Attempt(Table):
+    """One Ray job. `stop_reason` is why we ended it; `reason` is what it came to (null: it published its model)."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int]
+    ray_submission_id: Mapped[str]
+    state: Mapped[AttemptState] = mapped_column(_words(AttemptState), index=True)
+    stop_reason: Mapped[FailureReason | None] = mapped_column(_words(FailureReason))
+    reason: Mapped[FailureReason | None] = mapped_column(_words(FailureReason))
+    detail: Mapped[str] = mapped_column(default="")
+    note: Mapped[str | None]
+    created_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    last_beat_at: Mapped[datetime | None]
+    last_progress_at: Mapped[datetime | None]
+    last_progress_event_at: Mapped[datetime | None]
+    training_at: Mapped[datetime | None]
+    training_from_step: Mapped[int | None]
+    first_step_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]
+
+
+class JobEvent(Table):
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    kind: Mapped[str]
+    message: Mapped[str]
+    status: Mapped[JobState] = mapped_column(_words(JobState))
+    progress: Mapped[dict[str, Any] | None]
+
+
+class Model(Table):
+    """A published model. Deleted: hidden at once; `purged_at` says that its objects are gone too."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("job_id"), Index("ix_models_tenant_id_id", "tenant_id", "id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_models.id"))
+    name: Mapped[str]
+    params: Mapped[dict[str, Any]]
+    manifest_key: Mapped[str]
+    manifest_sha256: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None] = mapped_column(index=True)
+    purged_at: Mapped[datetime | None]

@@ -1,0 +1,68 @@
+"""What a safetensors object holds, read by ranges: names, shapes, and the first values of a tensor."""
+
+import json
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from booth_service.errors import BadWeights
+from booth_service.storage.s3 import ObjectStore
+
+MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
+SAMPLE_BYTES = 64 * 2**10
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file; `start` is its first byte in the file."""
+
+    dtype: str
+    shape: list[int]
+    start: int
+    bytes: int
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in _WIDTHS
+
+    @property
+    def count(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def read_header(store: ObjectStore, key: str, total_bytes: int) -> dict[str, Tensor]:
+    """The file's tensors by name. Raises BadWeights where it is no whole safetensors file."""
+    if total_bytes < 8:
+        raise BadWeights(f"{key} is not a safetensors file (it has {total_bytes} bytes)")
+    try:
+        (length,) = struct.unpack("<Q", store.get_range(key, 0, 8))
+        if length > min(MAX_HEADER_BYTES, total_bytes - 8):
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(store.get_range(key, 8, length))
+        header.pop("__metadata__", None)
+        tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadWeights(f"{key} is not a safetensors file ({error})") from None
+    end = max((tensor.start + tensor.bytes for tensor in tensors.values()), default=0)
+    if end != total_bytes:
+        raise BadWeights(f"{key} has {total_bytes} bytes, its header describes {end}")
+    return tensors
+
+
+def read_sample(store: ObjectStore, key: str, tensor: Tensor) -> np.ndarray:
+    """The first values of a floating-point tensor, up to SAMPLE_BYTES of the file, as float64 or float32."""
+    width = _WIDTHS[tensor.dtype]
+    count = min(tensor.count, SAMPLE_BYTES // 8)  # the same number of values in every format
+    data = store.get_range(key, tensor.start, count * width)
+    if tensor.dtype == "BF16":
+        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
+
+
+def _tensor(entry: dict[str, object], data_start: int) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(first), int(end)]}:
+            return Tensor(dtype, [int(size) for size in shape], data_start + first, end - first)
+    raise ValueError("a tensor without dtype, shape or offsets")

@@ -1,0 +1,51 @@
+"""What must not stay: uploads that no job took, idempotency records past their time, objects of deleted models."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, select
+
+from booth_service.control import photos
+from booth_service.control.plane import Plane
+from booth_service.control.records import Idempotency, Model, Upload
+from booth_service.storage import keys
+
+IDEMPOTENCY_LIFE = timedelta(hours=48)
+
+
+def sweep(plane: Plane) -> None:
+    """Everything that is due is gone. May be repeated and interrupted at any point."""
+    sweep_uploads(plane)
+    with plane.database.write() as session:
+        session.execute(delete(Idempotency).where(Idempotency.created_at < plane.now() - IDEMPOTENCY_LIFE))
+    purge_models(plane)
+
+
+def sweep_uploads(plane: Plane) -> None:
+    """Expired uploads are gone, raw and re-encoded, but for photos that a job names. The row goes last."""
+    with plane.database.read() as session:
+        expired = list(session.scalars(select(Upload).where(Upload.expires_at < plane.now())))
+        kept = {upload.sha256 for upload in expired if photos.is_in_a_job(session, upload.tenant_id, upload.sha256)}
+    for upload in expired:
+        plane.store.delete(keys.upload(upload.tenant_id, upload.sha256))
+        if upload.sha256 not in kept:
+            plane.store.delete(keys.photo(upload.tenant_id, upload.sha256))
+        with plane.database.write() as session:
+            session.execute(
+                delete(Upload).where(
+                    Upload.tenant_id == upload.tenant_id,
+                    Upload.sha256 == upload.sha256,
+                    Upload.expires_at == upload.expires_at,
+                )
+            )
+
+
+def purge_models(plane: Plane) -> None:
+    """Deleted models have no object left: weights, manifest and checkpoints of their job's attempts. Logs stay."""
+    with plane.database.read() as session:
+        due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None), Model.purged_at.is_(None))))
+    for model in due:
+        attempts = keys.attempt(model.tenant_id, model.job_id, 0).removesuffix("0")
+        doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
+        plane.store.delete(*doomed)
+        with plane.database.write() as session:
+            session.get_one(Model, model.id).purged_at = plane.now()

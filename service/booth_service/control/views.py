@@ -1,0 +1,66 @@
+"""Rows as their owners see them."""
+
+from booth.contract.attempts import StoredFile
+from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress
+from booth.contract.models import BaseModelRecord, ModelRecord, Recipe
+from booth.contract.states import Desired
+from booth_service.control.records import BaseModel, Job, JobEvent, Model
+
+
+def job_record(job: Job) -> JobRecord:
+    """A job."""
+    return JobRecord(
+        id=job.id,
+        name=job.name,
+        status=job.state,
+        status_detail=job.status_detail,
+        progress=Progress.model_validate(job.progress),
+        params=Params.model_validate(job.params),
+        warnings=job.warnings,
+        error=None if job.error is None else JobFailure.model_validate(job.error),
+        attempt=job.attempt,
+        model_id=job.model_id,
+        cancel_requested=job.desired is Desired.CANCEL,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def event_record(event: JobEvent) -> Event:
+    """One line of a job's history."""
+    return Event(
+        seq=event.seq,
+        at=event.at,
+        kind=event.kind,
+        message=event.message,
+        status=event.status,
+        progress=None if event.progress is None else Progress.model_validate(event.progress),
+    )
+
+
+def model_record(model: Model) -> ModelRecord:
+    """A published model."""
+    params = Params.model_validate(model.params)
+    return ModelRecord(
+        id=model.id,
+        job_id=model.job_id,
+        name=model.name,
+        base_model=params.base_model,
+        token=params.token,
+        class_noun=params.class_noun,
+        prompt_prefix=f"{params.token} {params.class_noun}",
+        bytes=model.bytes,
+        created_at=model.created_at,
+    )
+
+
+def base_model_record(base: BaseModel) -> BaseModelRecord:
+    """A base model with its default dials."""
+    recipe = Recipe.model_validate(base.recipe)
+    return BaseModelRecord(name=base.name, family=base.family, is_default=base.is_default, recipe=recipe)
+
+
+def stored_files(rows: list[object]) -> list[StoredFile]:
+    """File records out of a JSON column."""
+    return [StoredFile.model_validate(row) for row in rows]

@@ -1,0 +1,1 @@
+"""Photos and the rows of a training step."""

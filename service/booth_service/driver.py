@@ -1,0 +1,164 @@
+"""The spine of one attempt: class images -> train -> publish. Runs as the entrypoint of a Ray job.
+
+python -m booth_service.driver <job id> <attempt>
+"""
+
+import math
+import sys
+import time
+
+import ray
+from safetensors import safe_open
+
+from booth.contract.attempts import Brief, Published
+from booth.contract.jobs import Progress
+from booth.contract.states import FailureReason, JobState
+from booth_service.beats import Line, Pulse
+from booth_service.diffusion.components import weight_files
+from booth_service.errors import AttemptEnded, ServiceError
+from booth_service.plan import Devices, Plan, plan
+from booth_service.prior.class_set import ClassSetSpec
+from booth_service.prior.generate import ClassImages, ensure_class_images
+from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.settings import Settings, settings
+from booth_service.storage.base_model import content_sha256, materialize
+from booth_service.storage.s3 import ObjectStore
+from booth_service.training.trainer import fit
+from booth_service.training.worker import WorkerConfig
+
+EXIT_FAILED, EXIT_ENDED = 3, 4
+
+
+def main(job_id: str, attempt: int) -> int:
+    """Run the attempt; the exit code is 0 where the model is published. The reason of a failure is reported."""
+    config = settings()
+    line = Line(config.api_url, config.stack_secret, job_id, attempt)
+    fence = 0
+    try:
+        brief = line.brief()
+        fence = brief.fence
+        run(brief, line, config)
+    except AttemptEnded as ended:
+        print(f"stopped: {ended}", flush=True)
+        return EXIT_ENDED
+    except Exception as error:
+        reason = error.reason if isinstance(error, ServiceError) else FailureReason.INTERNAL
+        print(f"failed ({reason}): {error}", flush=True)
+        if not isinstance(error, ServiceError):
+            sys.excepthook(type(error), error, error.__traceback__)
+        line.failed(fence, reason, f"{type(error).__name__}: {error}")
+        return EXIT_FAILED
+    return 0
+
+
+def run(brief: Brief, line: Line, config: Settings) -> None:
+    """Every step of the attempt, in order. Raises ServiceError."""
+    ray.init(log_to_driver=True)
+    store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
+    layout = lay_out(brief, config, store)
+    print(f"plan: {layout.why}", flush=True)
+    preparing = Progress(phase="class images", total_steps=brief.params.num_class_images)
+    with Pulse(line, brief.fence, JobState.PREPARING, preparing) as pulse:
+        if layout.fewer_ranks_than_rows:
+            pulse.say(preparing, warning=layout.fewer_ranks_than_rows)
+        class_images = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
+        starting = Progress(phase="starting ranks", total_steps=brief.params.steps)
+        pulse.say(starting, state=JobState.TRAINING, note=f"starting {layout.ranks} ranks")
+    worker = WorkerConfig(
+        brief=brief,
+        plan=layout,
+        store=store,
+        scratch_dir=config.scratch_dir,
+        class_image_keys=class_images.keys,
+        pulse=RankPulse(line, brief.fence),
+        export=Export(brief, store, config.scratch_dir),
+    )
+    changed = fit(worker, f"{brief.job_id}-a{brief.attempt}")
+    key, sha256 = publish_manifest(brief, changed, store)
+    line.published(Published(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
+    print(f"published {key}", flush=True)
+
+
+class RankPulse:
+    """Opens rank 0's line to the control plane; picklable, unlike the threads behind it."""
+
+    def __init__(self, line: Line, fence: int) -> None:
+        self.line = line
+        self.fence = fence
+
+    def __call__(self, state: JobState, progress: Progress) -> Pulse:
+        return Pulse(self.line, self.fence, state, progress)
+
+
+def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
+    """The job's plan on this cluster's devices."""
+    resources = ray.cluster_resources()
+    params = brief.params
+    trained = trained_parameters(brief, store, config.scratch_dir)
+    return plan(
+        Devices(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0), gpu_memory_bytes=0),
+        train_batch_size=params.train_batch_size,
+        with_prior=params.num_class_images > 0,
+        trained_parameters=trained,
+        serving_gpus=brief.serving_gpus,
+        max_ranks=brief.max_ranks,
+    )
+
+
+def trained_parameters(brief: Brief, store: ObjectStore, scratch_dir: str | None) -> int:
+    """How many parameters the job trains, from the headers of the base model's files."""
+    folder = materialize(store, brief.base_files, scratch_dir)
+    parts = ["unet", "text_encoder"] if brief.params.train_text_encoder else ["unet"]
+    count = 0
+    for path in (path for part in parts for path in weight_files(folder, part)):
+        with safe_open(folder / path, "pt") as weights:
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def prepare_class_images(
+    brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
+) -> ClassImages:
+    """The job's class images, reused or made."""
+    params, recipe = brief.params, brief.recipe
+    count = params.num_class_images
+    if count == 0:
+        return ClassImages([], 0, 0)
+    spec = ClassSetSpec(
+        base_sha256=content_sha256(brief.base_files),
+        class_prompt=params.class_prompt,
+        scheduler="base",
+        num_inference_steps=recipe.class_num_inference_steps,
+        guidance_scale=recipe.class_guidance_scale,
+        resolution=params.resolution,
+        dtype="float16" if use_gpu else "float32",
+        block_size=recipe.class_block_size,
+    )
+    began = time.monotonic()
+
+    def on_made(done: int, total: int) -> None:
+        pulse.check()
+        pace = done / (time.monotonic() - began)
+        progress = Progress(
+            phase="class images", step=done, total_steps=total, images_per_second=pace, eta_s=(total - done) / pace
+        )
+        pulse.say(progress)
+
+    images = ensure_class_images(
+        spec,
+        count,
+        tenant_id=brief.tenant_id,
+        base_files=brief.base_files,
+        store=store,
+        scratch_dir=config.scratch_dir,
+        use_gpu=use_gpu,
+        on_made=on_made,
+    )
+    note = f"class images: {images.reused} reused, {images.made} made"
+    print(note, flush=True)
+    pulse.say(Progress(phase="class images", step=count, total_steps=count), note=note)
+    return images
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,69 @@
+"""Exceptions of the service. Each carries a reason and survives pickling, so that Ray brings it home whole.
+
+ServiceError
+  StorageError          the object store refused or did not answer
+  ObjectMissing         a named object is not there
+  AttemptEnded          the control plane wants this attempt to stop (cancelled or superseded)
+  DoesNotFit            no plan fits the devices
+  NotFinite             the loss stopped being finite; names step and images
+  BadWeights            weights failed verification
+  BaseModelError        a base model folder cannot be used
+  BadPhotos             stored photos cannot be decoded
+  OutOfMemory           a training process ran out of device or host memory
+  WorkerDied            a training process ended without saying why
+"""
+
+from booth.contract.states import FailureReason
+
+
+class ServiceError(Exception):
+    """Base of all; `reason` is what the job's owner is told."""
+
+    reason = FailureReason.INTERNAL
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ServiceError"], tuple[str]]:
+        return type(self), (self.detail,)
+
+
+class StorageError(ServiceError):
+    reason = FailureReason.STORAGE
+
+
+class ObjectMissing(StorageError):
+    pass
+
+
+class AttemptEnded(ServiceError):
+    reason = FailureReason.CANCELLED
+
+
+class DoesNotFit(ServiceError):
+    reason = FailureReason.DOES_NOT_FIT
+
+
+class NotFinite(ServiceError):
+    reason = FailureReason.NOT_FINITE
+
+
+class BadWeights(ServiceError):
+    reason = FailureReason.BAD_MODEL
+
+
+class BaseModelError(ServiceError):
+    reason = FailureReason.INTERNAL
+
+
+class BadPhotos(ServiceError):
+    reason = FailureReason.BAD_PHOTOS
+
+
+class OutOfMemory(ServiceError):
+    reason = FailureReason.OUT_OF_MEMORY
+
+
+class WorkerDied(ServiceError):
+    reason = FailureReason.WORKER_DIED

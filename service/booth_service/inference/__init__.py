@@ -1,0 +1,1 @@
+"""Serving: many fully fine-tuned models behind one pipeline skeleton."""

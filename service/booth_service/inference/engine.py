@@ -1,0 +1,103 @@
+"""Drawing with many models: one pipeline skeleton per base model, weights copied in from a cache. No Ray in here."""
+
+import base64
+import io
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.PngImagePlugin import PngInfo
+
+from booth.contract.serving import DrawRequest, ModelRef
+from booth_service.diffusion.components import load_pipeline
+from booth_service.diffusion.sampling import draw
+from booth_service.inference.weights import (
+    COMPONENTS,
+    Weights,
+    WeightsCache,
+    base_weights,
+    copy_into,
+    published_weights,
+)
+from booth_service.storage.base_model import materialize
+from booth_service.storage.s3 import ObjectStore
+
+
+@dataclass
+class Skeleton:
+    """A base model's pipeline on the device, and whose weights are in it now (None: nobody's, whole)."""
+
+    pipeline: Any
+    active: str | None
+
+
+class Engine:
+    """Draws on one device. `draw` may be called from several threads; sampling happens one batch at a time."""
+
+    def __init__(
+        self, store: ObjectStore, device: str, cache_bytes: int, batch_size: int, scratch_dir: str | None = None
+    ) -> None:
+        self.store, self.device, self.batch_size, self.scratch_dir = store, device, batch_size, scratch_dir
+        self.dtype = torch.float16 if device == "cuda" else torch.float32
+        self.cache = WeightsCache(cache_bytes)
+        self._skeletons: dict[Path, Skeleton] = {}
+        self._device_lock = threading.Lock()
+
+    def draw(self, request: DrawRequest) -> list[str]:
+        """PNG files in base64, one for each draw, in order.
+
+        Fetching happens outside the device lock, so that a slow download never stops other models' pictures. Raises
+        StorageError where the model is absent or its bytes do not have the recorded hashes.
+        """
+        base_folder = materialize(self.store, request.model.base_files, self.scratch_dir)
+        weights = self._weights(request.model, base_folder)
+        with self._device_lock:
+            pipeline = self._activate(request.model, base_folder, weights)
+            images = draw(
+                pipeline,
+                [each.prompt for each in request.draws],
+                [each.negative_prompt for each in request.draws],
+                [each.seed for each in request.draws],
+                guidance_scale=request.guidance_scale,
+                num_inference_steps=request.num_inference_steps,
+                resolution=request.resolution,
+                batch_size=self.batch_size,
+            )
+        return [
+            png_base64(image, prompt=each.prompt, seed=each.seed, model=request.model.model_id)
+            for image, each in zip(images, request.draws, strict=True)
+        ]
+
+    def _weights(self, model: ModelRef, base_folder: Path) -> Weights:
+        base = self.cache.get(str(base_folder), lambda: base_weights(base_folder))
+        if model.manifest_key is None or model.manifest_sha256 is None:
+            return base
+        key, sha256 = model.manifest_key, model.manifest_sha256
+        return base | self.cache.get(sha256, lambda: published_weights(self.store, key, sha256))
+
+    def _activate(self, model: ModelRef, base_folder: Path, weights: Weights) -> Any:
+        """The base model's pipeline holding this model's weights."""
+        skeleton = self._skeletons.get(base_folder)
+        if skeleton is None:
+            skeleton = Skeleton(load_pipeline(base_folder, self.dtype).to(self.device), active=str(base_folder))
+            self._skeletons[base_folder] = skeleton
+        wanted = model.manifest_sha256 or str(base_folder)
+        if skeleton.active != wanted:
+            skeleton.active = None  # a copy that fails half-way must never be taken for a model
+            for component in COMPONENTS:
+                copy_into(getattr(skeleton.pipeline, component), weights[component])
+            skeleton.active = wanted
+        return skeleton.pipeline
+
+
+def png_base64(image: Any, *, prompt: str, seed: int, model: str) -> str:
+    """A PNG that says where it comes from: prompt, seed, model, and IPTC's mark for pictures made by a model."""
+    info = PngInfo()
+    for key, value in (("prompt", prompt), ("seed", str(seed)), ("model", model)):
+        info.add_itxt(key, value)
+    info.add_itxt("digitalSourceType", "trainedAlgorithmicMedia")
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    return base64.b64encode(buffer.getvalue()).decode()

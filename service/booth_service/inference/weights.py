@@ -1,0 +1,83 @@
+"""Weights of many models in host memory: complete for a pipeline's trained components, verified by hash."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, load_file
+from torch import Tensor, nn
+
+from booth.contract.attempts import Manifest
+from booth_service.diffusion.components import live_name, weight_files
+from booth_service.storage.s3 import ObjectStore
+
+Weights = dict[str, dict[str, Tensor]]  # component -> tensor name in the file -> tensor
+COMPONENTS = ("unet", "text_encoder")
+
+
+class WeightsCache:
+    """Weights by name, the least recently used dropped first. Thread-safe; a caller keeps what it got."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.bytes = 0
+        self._entries: OrderedDict[str, Weights] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str, fetch: Callable[[], Weights]) -> Weights:
+        """The weights under this name, fetched where absent; nothing is dropped before the fetch has succeeded."""
+        with self._lock:
+            if name in self._entries:
+                self._entries.move_to_end(name)
+                return self._entries[name]
+        weights = fetch()
+        with self._lock:
+            if name not in self._entries:
+                self._entries[name] = weights
+                self.bytes += size_bytes(weights)
+            while self.bytes > self.capacity_bytes and len(self._entries) > 1:
+                _, dropped = self._entries.popitem(last=False)
+                self.bytes -= size_bytes(dropped)
+        return weights
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def size_bytes(weights: Weights) -> int:
+    """Host memory that these weights take."""
+    return sum(tensor.nbytes for tensors in weights.values() for tensor in tensors.values())
+
+
+def base_weights(folder: Path) -> Weights:
+    """The trained components of a base model folder."""
+    return {
+        component: {
+            name: tensor
+            for path in weight_files(folder, component)
+            for name, tensor in load_file(folder / path).items()
+        }
+        for component in COMPONENTS
+    }
+
+
+def published_weights(store: ObjectStore, manifest_key: str, manifest_sha256: str) -> Weights:
+    """The changed tensors of a published model. Raises StorageError where bytes do not have the recorded hashes."""
+    manifest = Manifest.model_validate_json(store.get(manifest_key, manifest_sha256))
+    weights: Weights = {}
+    for file in manifest.changed:
+        tensors = load(store.get(file.key, file.sha256))
+        weights.setdefault(file.path.split("/")[0], {}).update(tensors)
+    return weights
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy a file's tensors into a live module, whose own tensors keep their addresses."""
+    live = module.state_dict()
+    for name, tensor in tensors.items():
+        target = live_name(name, live)
+        if target is not None:
+            live[target].copy_(tensor)

@@ -1,0 +1,1 @@
+"""From trained weights to a plain diffusers folder in the object store."""

@@ -1,0 +1,64 @@
+"""Every environment variable of the service, read once. All names begin with BOOTH_."""
+
+import hashlib
+import hmac
+import os
+from functools import cache
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The operator's settings. S3 credentials come from boto3's default chain (AWS_ACCESS_KEY_ID, roles ...)."""
+
+    model_config = SettingsConfigDict(env_prefix="BOOTH_", extra="ignore", frozen=True)
+
+    database_url: str = "sqlite:///booth.db"
+    """SQLAlchemy URL; postgresql+psycopg://user@host/name in production."""
+    s3_bucket: str = "booth"
+    s3_endpoint_url: str | None = None
+    """None means AWS S3."""
+    s3_region: str = "us-east-1"
+    api_url: str = "http://127.0.0.1:7878"
+    """Where drivers on the cluster reach the control plane."""
+    ray_dashboard_url: str = "http://127.0.0.1:8265"
+    serve_url: str = "http://127.0.0.1:8000"
+    stack_secret: SecretStr = SecretStr("")
+    """Shared by control plane, drivers and Serve; attempt tokens are derived from it. Empty refuses to start."""
+    serving_gpus: float = 0.0
+    """GPUs that inference may hold; plans count the rest."""
+    max_ranks: int = 0
+    """Most training processes of one job; 0 means as many as the rows of a step and the devices allow."""
+    first_step_limit_s: float = 420.0
+    """An attempt whose first optimizer step has not come by then fails: its devices were never free."""
+    no_progress_limit_s: float = 300.0
+    """An attempt that has not moved for so long, in any phase, is stopped and tried again."""
+    max_attempts: int = 3
+    max_running_jobs: int = 1
+    """Jobs on the cluster at a time; the others wait in order, and say so (inside Ray a second gang waits silently)."""
+    reconcile_interval_s: float = 1.0
+    upload_link_s: int = 900
+    download_link_s: int = 900
+    model_cache_bytes: int = 4 * 2**30
+    """Host memory for models in a serving replica."""
+    scratch_dir: str | None = None
+    """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings."""
+    return Settings()
+
+
+def attempt_token(stack_secret: SecretStr, job_id: str, attempt: int) -> str:
+    """The bearer token of one attempt's driver: derived, so that no secret is written into a Ray job."""
+    message = f"attempt:{job_id}:{attempt}".encode()
+    return hmac.new(stack_secret.get_secret_value().encode(), message, hashlib.sha256).hexdigest()
+
+
+def forget_ray_addresses() -> None:
+    """Ray's client goes where it is told: these variables would silently win over the address it is given."""
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)

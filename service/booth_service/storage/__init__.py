@@ -1,0 +1,1 @@
+"""The object store: every key, and the one client."""

@@ -1,0 +1,51 @@
+"""Every object key. Tenants' objects lie under their own prefix; base models and class sets under shared ones."""
+
+
+def upload(tenant_id: str, sha256: str) -> str:
+    """A photo as the user sent it, until the job is accepted."""
+    return f"tenants/{tenant_id}/uploads/{sha256}"
+
+
+def photo(tenant_id: str, sha256: str) -> str:
+    """A photo re-encoded: upright, RGB, no metadata. Named by the hash of the upload."""
+    return f"tenants/{tenant_id}/photos/{sha256}.png"
+
+
+def attempt(tenant_id: str, job_id: str, attempt: int) -> str:
+    """The prefix that one attempt may write to."""
+    return f"tenants/{tenant_id}/jobs/{job_id}/a{attempt}"
+
+
+def attempt_log(tenant_id: str, job_id: str, number: int) -> str:
+    """What the driver printed, kept when the attempt has ended."""
+    return f"{attempt(tenant_id, job_id, number)}/driver.log"
+
+
+def model_file(tenant_id: str, job_id: str, number: int, path: str) -> str:
+    """A changed file of the model, by its path in the diffusers folder."""
+    return f"{attempt(tenant_id, job_id, number)}/model/{path}"
+
+
+def model_manifest(tenant_id: str, job_id: str, number: int) -> str:
+    """The model's manifest, written last."""
+    return f"{attempt(tenant_id, job_id, number)}/model/manifest.json"
+
+
+def checkpoint_file(tenant_id: str, job_id: str, number: int, step: int, name: str) -> str:
+    """One file of the checkpoint after `step` optimizer steps."""
+    return f"{attempt(tenant_id, job_id, number)}/checkpoints/{step:08d}/{name}"
+
+
+def base_file(sha256: str) -> str:
+    """A file of a base model, by content."""
+    return f"base-models/blobs/{sha256}"
+
+
+def class_item(tenant_id: str, address: str, index: int) -> str:
+    """One class image of a set, lossless."""
+    return f"tenants/{tenant_id}/class-sets/{address}/items/{index:06d}.png"
+
+
+def class_manifest(tenant_id: str, address: str, count: int) -> str:
+    """The set's first `count` items, complete."""
+    return f"tenants/{tenant_id}/class-sets/{address}/manifest-{count:06d}.json"

@@ -1,0 +1,158 @@
+"""The one object-store client: boto3 against AWS S3 or any server that speaks its protocol."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from booth_service.errors import ObjectMissing, StorageError
+
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+_TAKEN = {"412", "PreconditionFailed"}
+
+
+class ObjectStore:
+    """Objects of one bucket. Every method raises StorageError, or ObjectMissing where a named key is absent."""
+
+    def __init__(self, bucket: str, endpoint_url: str | None, region: str) -> None:
+        self.bucket = bucket
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region,
+            config=Config(
+                s3={"addressing_style": "path"} if endpoint_url else {},
+                signature_version="s3v4",
+                retries={"mode": "standard", "max_attempts": 5},
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=32,
+            ),
+        )
+
+    def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str | None, str]]:
+        endpoint = self.client.meta.endpoint_url
+        is_aws = "amazonaws.com" in endpoint
+        return ObjectStore, (self.bucket, None if is_aws else endpoint, self.client.meta.region_name)
+
+    def sibling(self, bucket: str) -> "ObjectStore":
+        """Another bucket of the same server."""
+        _, (_, endpoint_url, region) = self.__reduce__()
+        return ObjectStore(bucket, endpoint_url, region)
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket where it is missing."""
+        with _mapped(self.bucket):
+            names = [bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]]
+            if self.bucket not in names:
+                self.client.create_bucket(Bucket=self.bucket)
+
+    def put(self, key: str, body: bytes, content_type: str = "application/octet-stream") -> None:
+        """Store bytes; the SDK adds a checksum that the server verifies."""
+        with _mapped(key):
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+
+    def put_once(self, key: str, body: bytes, content_type: str = "application/json") -> bool:
+        """Store bytes unless the key exists (`If-None-Match: *`). True where this call wrote them."""
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*")
+        except ClientError as error:
+            if _code(error) in _TAKEN:
+                return False
+            raise StorageError(f"{key}: {error}") from error
+        except BotoCoreError as error:
+            raise StorageError(f"{key}: {error}") from error
+        return True
+
+    def get(self, key: str, sha256: str | None = None) -> bytes:
+        """An object's bytes; with `sha256`, a different content raises StorageError."""
+        with _mapped(key):
+            body = bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
+            raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
+        return body
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on, or fewer where the object ends before."""
+        with _mapped(key):
+            asked = f"bytes={start}-{start + length - 1}"
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"].read())
+
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None where it does not exist."""
+        try:
+            return int(self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"])
+        except ClientError as error:
+            if _code(error) in _MISSING:
+                return None
+            raise StorageError(f"{key}: {error}") from error
+        except BotoCoreError as error:
+            raise StorageError(f"{key}: {error}") from error
+
+    def upload(self, path: Path, key: str) -> None:
+        """Store a file, in parallel parts where it is large."""
+        with _mapped(key):
+            self.client.upload_file(str(path), self.bucket, key, Config=_TRANSFER)
+
+    def download(self, key: str, path: Path, sha256: str | None = None) -> None:
+        """Fetch an object to a file; with `sha256`, a different content raises StorageError and leaves no file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with _mapped(key):
+            self.client.download_file(self.bucket, key, str(partial), Config=_TRANSFER)
+        if sha256 is not None and file_sha256(partial) != sha256:
+            partial.unlink()
+            raise StorageError(f"{key}: the stored bytes do not have the recorded SHA-256 {sha256}")
+        partial.rename(path)
+
+    def delete(self, *keys: str) -> None:
+        """Remove objects; absent ones are no error."""
+        for start in range(0, len(keys), 1000):
+            batch = [{"Key": key} for key in keys[start : start + 1000]]
+            with _mapped(keys[start]):
+                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below a prefix. For sweeps and tests; nothing decides by listing."""
+        with _mapped(prefix):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from (item["Key"] for item in page.get("Contents", []))
+
+    def upload_link(self, key: str, expires_s: int) -> str:
+        """A presigned PUT."""
+        parameters = {"Bucket": self.bucket, "Key": key}
+        return str(self.client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=expires_s))
+
+    def download_link(self, key: str, expires_s: int) -> str:
+        """A presigned GET."""
+        parameters = {"Bucket": self.bucket, "Key": key}
+        return str(self.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s))
+
+
+_TRANSFER = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=64 * 2**20, max_concurrency=8)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def _mapped(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        kind = ObjectMissing if _code(error) in _MISSING else StorageError
+        raise kind(f"{key}: {error}") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{key}: {error}") from error

@@ -1,0 +1,1 @@
+"""Fine-tuning UNet and text encoder under DeepSpeed ZeRO on Ray Train."""

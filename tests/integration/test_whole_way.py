@@ -1,0 +1,105 @@
+"""Photos in at one end, personalised pictures out at the other, on all the real parts."""
+
+import json
+from pathlib import Path
+
+import httpx2
+import pytest
+from diffusers import StableDiffusionPipeline
+from one_machine import OneMachine
+from safetensors.torch import load_file
+
+import booth
+from booth.contract.states import JobState
+
+pytestmark = pytest.mark.ray
+
+TINYWORLD = Path(__file__).parents[2] / "examples" / "tinyworld"
+TEAPOT = sorted((TINYWORLD / "subjects" / "teapot").glob("*.png"))
+STEPS, CLASS_IMAGES = 12, 8
+
+
+@pytest.fixture(scope="module")
+def client(stack: OneMachine) -> booth.Client:
+    return booth.Client(stack.base_url, stack.api_key)
+
+
+@pytest.fixture(scope="module")
+def job(client: booth.Client) -> booth.Job:
+    """A short job that went all the way."""
+    job = client.personalize(TEAPOT, "sks", "teapot", steps=STEPS, num_class_images=CLASS_IMAGES, seed=4)
+    job.wait(timeout_s=400)
+    return job.refresh()
+
+
+@pytest.fixture(scope="module")
+def model(client: booth.Client, job: booth.Job) -> booth.Model:
+    return client.models.get(job.model_id)
+
+
+def test_the_job_passed_every_state_and_said_where_it_was(job: booth.Job) -> None:
+    events = list(job.events())
+    states = list(dict.fromkeys(event.status for event in events))
+    assert states == [
+        JobState.QUEUED, JobState.PREPARING, JobState.TRAINING, JobState.PUBLISHING, JobState.SUCCEEDED
+    ]  # fmt: skip
+    assert any("2 ranks on CPUs for 8 rows" in event.message for event in events)
+    trained = [event.progress for event in events if event.progress and event.progress.loss is not None]
+    assert trained
+    assert trained[-1].loss == pytest.approx(trained[-1].instance_loss + trained[-1].prior_loss, rel=1e-4)
+    assert job.progress.step == job.progress.total_steps == STEPS
+    assert job.params.seed == 4
+
+
+def test_the_log_can_be_read_afterwards(job: booth.Job) -> None:
+    text = "".join(job.logs())
+    assert f"class images: 0 reused, {CLASS_IMAGES} made" in text
+    assert "published tenants/" in text
+
+
+def test_pictures_are_reproducible_and_differ_from_the_base(client: booth.Client, model: booth.Model) -> None:
+    prompt = "a photo of sks teapot in the city"
+    first = model.generate(prompt, num_images=2, seed=1, num_inference_steps=6)
+    again = model.generate(prompt, num_images=1, seed=2, num_inference_steps=6)
+    base = client.generate(prompt, base_model=model.base_model, num_images=1, seed=2, num_inference_steps=6)
+    assert [picture.seed for picture in first] == [1, 2]
+    assert first[1].image.tobytes() == again[0].image.tobytes()
+    assert first[1].image.tobytes() != base[0].image.tobytes()
+    assert first[0].image.size == (64, 64)
+
+
+def test_the_downloaded_folder_is_plain_diffusers(model: booth.Model, tmp_path: Path) -> None:
+    folder = model.download(tmp_path / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    assert pipeline("a photo of sks teapot", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+    for part in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        trained, base = load_file(folder / part), load_file(TINYWORLD / "base_model" / part)
+        assert trained.keys() == base.keys()
+        assert sum(not trained[name].equal(base[name]) for name in base) > 0.9 * len(base)
+
+
+def test_the_serving_port_answers_the_control_plane_alone(stack: OneMachine) -> None:
+    port = json.loads((stack.data_dir / "state.json").read_text())["service_ports"]["serve"]
+    answer = httpx2.post(f"http://127.0.0.1:{port}/", json={}, trust_env=False)
+    assert answer.status_code == 403
+
+
+def test_a_second_job_reuses_the_class_images(client: booth.Client, job: booth.Job) -> None:
+    second = client.personalize(
+        TEAPOT[:1], None, "teapot", steps=2, num_class_images=CLASS_IMAGES, train_text_encoder=False
+    )
+    assert second.params.token != "sks"
+    assert any("1 photo" in warning for warning in second.warnings)
+    second.wait(timeout_s=400)
+    assert f"class images: {CLASS_IMAGES} reused, 0 made" in "".join(second.logs())
+
+
+def test_a_cancelled_job_ends_without_a_model(client: booth.Client) -> None:
+    job = client.personalize(TEAPOT, "sks", "teapot", steps=5000, num_class_images=CLASS_IMAGES)
+    for event in job.events():
+        if event.status is JobState.TRAINING and event.progress and event.progress.step > 0:
+            break
+    job.cancel()
+    with pytest.raises(booth.JobCancelledError):
+        job.wait(timeout_s=120)
+    assert job.model_id is None

@@ -1,0 +1,76 @@
+"""What must not stay does not, and what must stay does."""
+
+from datetime import timedelta
+
+import pytest
+from control_plane import both_databases, started
+from sqlalchemy import select
+
+from booth_service.control.records import Idempotency, Upload
+from booth_service.control.sweep import sweep
+from booth_service.storage import keys
+
+
+def listed(plane, table) -> int:
+    with plane.database.read() as session:
+        return len(session.scalars(select(table)).all())
+
+
+@both_databases
+def test_uploads_that_no_job_took_go_when_they_expire(plane, user, clock):
+    spec = {"class_noun": "dog", "images": user.put_photos(plane, 2)}
+    user.http.post("/v1/jobs/prepare", json=spec)
+    sweep(plane)
+    assert len(list(plane.store.keys(f"tenants/{user.tenant_id}/uploads/"))) == 2
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/")) == []
+    assert listed(plane, Upload) == 0
+
+
+@both_databases
+def test_a_photo_that_a_job_names_stays(plane, user, clock):
+    images = user.put_photos(plane)
+    user.submit(plane, images=images)
+    user.put_photos(plane)
+    user.http.post("/v1/jobs/prepare", json={"class_noun": "dog", "images": images})
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/uploads/")) == []
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/photos/")) == [
+        keys.photo(user.tenant_id, images[0]["sha256"])
+    ]
+
+
+def test_photos_of_a_refused_submission_go_too(plane, user, clock):
+    good = user.put_photos(plane)
+    answer = user.submit(plane, images=[*good, {"sha256": "0" * 64, "bytes": 5}])
+    assert answer.status_code == 422
+    assert len(list(plane.store.keys(f"tenants/{user.tenant_id}/photos/"))) == 1
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/")) == []
+
+
+@pytest.mark.parametrize(("hours", "left"), [(47, 1), (49, 0)])
+def test_idempotency_records_live_for_two_days(plane, user, clock, hours, left):
+    user.submit(plane)
+    clock.moment += timedelta(hours=hours)
+    sweep(plane)
+    assert listed(plane, Idempotency) == left
+
+
+def test_a_deleted_models_objects_go_and_its_log_and_others_stay(plane, user, cluster):
+    driver = started(plane, user)
+    driver.publish()
+    prefix = keys.attempt(user.tenant_id, driver.job_id, 1)
+    plane.store.put(f"{prefix}/checkpoints/00000004/state", b"x")
+    plane.store.put(f"{prefix}/driver.log", b"log")
+    base_objects = set(plane.store.keys("base-models/"))
+    sweep(plane)
+    assert len(list(plane.store.keys(prefix))) == 4
+    user.http.delete(f"/v1/models/{driver.job['model_id']}")
+    sweep(plane)
+    assert list(plane.store.keys(prefix)) == [f"{prefix}/driver.log"]
+    assert set(plane.store.keys("base-models/")) == base_objects
+    sweep(plane)

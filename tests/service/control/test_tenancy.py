@@ -1,0 +1,118 @@
+"""Whose is what: every route with another tenant's id, and every route without a good key."""
+
+import pytest
+from control_plane import started
+
+from booth_service.control import auth
+from booth_service.control.records import ApiKey
+
+JOB_ROUTES = [
+    ("GET", "/v1/jobs/{job}"),
+    ("POST", "/v1/jobs/{job}/cancel"),
+    ("GET", "/v1/jobs/{job}/events"),
+    ("GET", "/v1/jobs/{job}/logs"),
+]
+MODEL_ROUTES = [
+    ("GET", "/v1/models/{model}"),
+    ("DELETE", "/v1/models/{model}"),
+    ("GET", "/v1/models/{model}/files"),
+    ("POST", "/v1/models/{model}/generate"),
+]
+OTHER_ROUTES = [
+    ("GET", "/v1/base-models"),
+    ("POST", "/v1/jobs/prepare"),
+    ("POST", "/v1/jobs"),
+    ("GET", "/v1/jobs"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/base-models/tiny/generate"),
+]
+BODIES = {
+    "generate": {"prompts": ["a dog"]},
+    "prepare": {"class_noun": "dog", "images": [{"sha256": "a" * 64, "bytes": 1}]},
+    "jobs": {"class_noun": "dog", "images": [{"sha256": "a" * 64, "bytes": 1}]},
+}
+
+
+def call(http, method: str, path: str, headers=None):
+    body = BODIES.get(path.rsplit("/", 1)[-1]) if method == "POST" else None
+    return http.request(method, path, json=body, headers={"Idempotency-Key": "k", **(headers or {})})
+
+
+@pytest.fixture
+def ids(plane, user) -> dict[str, str]:
+    """A job and its model, of `user`."""
+    driver = started(plane, user)
+    driver.publish()
+    return {"job": driver.job_id, "model": driver.job["model_id"]}
+
+
+@pytest.mark.parametrize(("method", "path"), JOB_ROUTES + MODEL_ROUTES)
+def test_anothers_ids_are_as_good_as_none(plane, ids, stranger, method, path):
+    theirs = call(stranger.http, method, path.format(**ids))
+    nobodys = call(stranger.http, method, path.format(job="job-nobodys", model="model-nobodys"))
+    assert (theirs.status_code, nobodys.status_code) == (404, 404)
+    assert theirs.json()["title"].replace(ids["job"], "").replace(ids["model"], "") == nobodys.json()["title"].replace(
+        "job-nobodys", ""
+    ).replace("model-nobodys", "")
+
+
+def test_a_stranger_changed_nothing(plane, user, ids, stranger):
+    for method, path in JOB_ROUTES + MODEL_ROUTES:
+        call(stranger.http, method, path.format(**ids))
+    assert user.http.get(f"/v1/models/{ids['model']}").status_code == 200
+    assert user.http.get(f"/v1/jobs/{ids['job']}").json()["cancel_requested"] is False
+
+
+def test_lists_show_ones_own(plane, user, ids, stranger):
+    assert stranger.http.get("/v1/jobs").json()["jobs"] == []
+    assert stranger.http.get("/v1/models").json()["models"] == []
+    assert len(user.http.get("/v1/jobs").json()["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "key", [None, "", "nonsense", "booth_", "booth__", "booth_000000000000_secret", "booth_{id}_wrong", "{secret}"]
+)
+def test_a_bad_key_opens_nothing(plane, user, key):
+    _, public, secret = user.http.headers["Authorization"].removeprefix("Bearer ").split("_", 2)
+    del user.http.headers["Authorization"]
+    headers = {} if key is None else {"Authorization": f"Bearer {key.format(id=public, secret=secret)}"}
+    for method, path in JOB_ROUTES + MODEL_ROUTES + OTHER_ROUTES:
+        answer = call(user.http, method, path.format(job="j", model="m"), headers)
+        assert answer.status_code == 401, path
+        assert answer.json()["code"] == "unauthenticated"
+
+
+def test_a_revoked_key_fails_at_once(plane, user, clock):
+    public = user.http.headers["Authorization"].split("_")[1]
+    assert user.http.get("/v1/jobs").status_code == 200
+    with plane.database.write() as session:
+        session.get_one(ApiKey, public).revoked_at = clock()
+    assert user.http.get("/v1/jobs").status_code == 401
+
+
+def test_the_database_holds_no_key_that_could_be_used(plane, user):
+    key = user.http.headers["Authorization"].removeprefix("Bearer ")
+    with plane.database.read() as session:
+        row = session.get_one(ApiKey, key.split("_")[1])
+        stored = [str(getattr(row, column.key)) for column in ApiKey.__table__.columns]
+        assert auth.find_tenant(session, key) == user.tenant_id
+        assert not any(key.split("_", 2)[2] in value for value in stored)
+        assert auth.find_tenant(session, f"booth_{row.id}_{row.secret_sha256}") is None
+
+
+@pytest.mark.parametrize("path", ["", "/beat", "/published", "/failed"])
+def test_a_users_key_is_no_attempts_token(plane, user, path):
+    driver = started(plane, user)
+    body = {"fence": 1, "state": "training", "progress": {}, "reason": "internal", "manifest_key": "k"}
+    url = f"/internal/attempts/{driver.job_id}/1{path}"
+    answer = user.http.request("POST" if path else "GET", url, json={**body, "manifest_sha256": "0"})
+    assert answer.status_code == 401
+
+
+def test_an_attempts_token_is_good_for_that_attempt_alone(plane, user):
+    one, other = started(plane, user), started(plane, user)
+    headers = {"Authorization": one.call("GET").request.headers["Authorization"]}
+    assert user.http.get(f"/internal/attempts/{one.job_id}/1", headers=headers).status_code == 200
+    assert user.http.get(f"/internal/attempts/{one.job_id}/2", headers=headers).status_code == 401
+    assert user.http.get(f"/internal/attempts/{other.job_id}/1", headers=headers).status_code == 401
+    assert user.http.get("/v1/jobs", headers=headers).status_code == 401

@@ -1,0 +1,118 @@
+"""One engine, several models: right pictures for each, whatever was drawn before or beside them."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from stored_base import store_base
+from tiny_base import write_tiny_base
+from tiny_job import PARAMS, RECIPE
+
+from booth.contract.attempts import Brief, Manifest
+from booth.contract.serving import Draw, DrawRequest, ModelRef
+from booth_service.diffusion.components import load_components
+from booth_service.diffusion.denoiser import TextConditionedDenoiser
+from booth_service.errors import StorageError
+from booth_service.inference.engine import Engine
+from booth_service.inference.weights import WeightsCache
+from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.storage.s3 import ObjectStore
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture(scope="module")
+def models(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
+    """The base and two "trained" models: the base with noise added to every weight, published as training does."""
+    scratch = str(tmp_path_factory.mktemp("scratch"))
+    folder = write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+    files = store_base(object_store, folder)
+    models = {"base": ModelRef(model_id="base", base_model="tiny", base_files=files)}
+    for seed, name in enumerate(("one", "two")):
+        components = load_components(folder)
+        denoiser = TextConditionedDenoiser(components.unet, components.text_encoder, train_text_encoder=True)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in denoiser.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        brief = Brief(
+            job_id=f"job-{name}", tenant_id="engine", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tiny",
+            base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
+        )  # fmt: skip
+        changed = Export(brief, object_store, scratch)(denoiser)
+        key, sha256 = publish_manifest(brief, changed, object_store)
+        models[name] = models["base"].model_copy(
+            update={"model_id": name, "manifest_key": key, "manifest_sha256": sha256}
+        )
+    return models
+
+
+def request(model: ModelRef, *seeds: int) -> DrawRequest:
+    draws = [Draw(prompt="a photo of sks teapot", negative_prompt="", seed=seed) for seed in seeds]
+    return DrawRequest(model=model, draws=draws, guidance_scale=3.0, num_inference_steps=3, resolution=32)
+
+
+@pytest.fixture
+def engine(object_store: ObjectStore, tmp_path: Path) -> Engine:
+    return Engine(object_store, "cpu", cache_bytes=2**30, batch_size=4, scratch_dir=str(tmp_path))
+
+
+def test_models_take_turns_without_mixing(engine: Engine, models: dict[str, ModelRef]) -> None:
+    first = {name: engine.draw(request(model, 1)) for name, model in models.items()}
+    again = {name: engine.draw(request(model, 1)) for name, model in reversed(models.items())}
+    assert first == again
+    assert len({tuple(pictures) for pictures in first.values()}) == 3
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(engine: Engine, models: dict[str, ModelRef]) -> None:
+    alone = engine.draw(request(models["one"], 7))
+    together = engine.draw(request(models["one"], 3, 4, 5, 6, 7, 8))
+    assert together[4] == alone[0]
+    assert len(set(together)) == 6
+
+
+def test_bytes_that_were_changed_are_refused_and_harm_nobody(
+    engine: Engine, models: dict[str, ModelRef], object_store: ObjectStore
+) -> None:
+    good = engine.draw(request(models["two"], 1))
+    body = object_store.get(models["one"].manifest_key or "")
+    manifest = Manifest.model_validate_json(body)
+    swapped = object_store.get(manifest.changed[0].key)[:-1] + b"x"
+    bad_key = "engine/swapped.safetensors"
+    object_store.put(bad_key, swapped)
+    forged_file = manifest.changed[0].model_copy(update={"key": bad_key})
+    forged = manifest.model_copy(update={"changed": [forged_file]}).model_dump_json().encode()
+    object_store.put("engine/forged.json", forged)
+    for sha256 in (models["one"].manifest_sha256, hashlib.sha256(forged).hexdigest()):
+        bad = models["one"].model_copy(update={"manifest_key": "engine/forged.json", "manifest_sha256": sha256})
+        with pytest.raises(StorageError, match="does not have the recorded SHA-256"):
+            engine.draw(request(bad, 1))
+    assert engine.draw(request(models["two"], 1)) == good
+
+
+def test_the_cache_drops_the_least_recently_used_by_bytes() -> None:
+    def weights(name: str) -> dict[str, dict[str, torch.Tensor]]:
+        return {"unet": {name: torch.zeros(1000)}}
+
+    cache = WeightsCache(capacity_bytes=9_000)
+    fetched: list[str] = []
+    for name in ("a", "b", "a", "c", "a", "b"):
+        cache.get(name, lambda name=name: fetched.append(name) or weights(name))
+    assert fetched == ["a", "b", "c", "b"]
+    assert (len(cache), cache.bytes) == (2, 8_000)
+
+
+def test_the_published_folder_is_half_precision_and_loads(
+    models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
+) -> None:
+    manifest = Manifest.model_validate_json(object_store.get(models["one"].manifest_key or ""))
+    for file in manifest.files:
+        object_store.download(file.key, tmp_path / file.path, file.sha256)
+    published = load_file(tmp_path / "unet/diffusion_pytorch_model.safetensors")
+    trained = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
+    assert published.keys() == trained.keys()
+    assert {tensor.dtype for tensor in published.values()} == {torch.float16}
+    assert {file.path.split("/")[0] for file in manifest.changed} == {"unet", "text_encoder"}

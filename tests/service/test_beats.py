@@ -1,0 +1,97 @@
+"""The pulse: everything that was said arrives, whatever the control plane is doing. Against a real HTTP server."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from booth.contract.jobs import Progress
+from booth.contract.states import Desired, JobState
+from booth_service.beats import Line, Pulse
+from booth_service.errors import AttemptEnded
+from booth_service.settings import attempt_token
+
+SECRET = SecretStr("stack secret")
+
+
+class ControlPlane(ThreadingHTTPServer):
+    """Answers beats slowly, as one under load does, and keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.beats: list[dict[str, Any]] = []
+        self.tokens: set[str] = set()
+        self.status, self.desired, self.delay_s = 200, "run", 0.0
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: ControlPlane
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(self.server.delay_s)
+        self.server.beats.append(body)
+        self.server.tokens.add(self.headers["Authorization"])
+        answer = json.dumps({"desired": self.server.desired}).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def control_plane() -> Iterator[ControlPlane]:
+    server = ControlPlane()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def pulse(server: ControlPlane) -> Pulse:
+    line = Line(f"http://127.0.0.1:{server.server_port}", SECRET, "job-1", 2)
+    return Pulse(line, 5, JobState.PREPARING, Progress(phase="class images"))
+
+
+def test_the_last_word_arrives_though_an_earlier_beat_is_on_its_way(control_plane: ControlPlane) -> None:
+    control_plane.delay_s = 0.3
+    with pulse(control_plane) as line:
+        line.say(Progress(phase="class images", step=1), note="class images: 0 reused, 8 made")
+        time.sleep(0.1)  # the first beat is being answered now
+        line.say(Progress(phase="starting ranks"), state=JobState.TRAINING, warning="2 of 8 ranks")
+    assert control_plane.beats[-1]["state"] == "training"
+    assert [beat["note"] for beat in control_plane.beats].count("class images: 0 reused, 8 made") == 1
+    assert [beat["warning"] for beat in control_plane.beats].count("2 of 8 ranks") == 1
+    assert {beat["fence"] for beat in control_plane.beats} == {5}
+    assert control_plane.tokens == {f"Bearer {attempt_token(SECRET, 'job-1', 2)}"}
+
+
+def test_notes_outlive_a_control_plane_that_is_away(control_plane: ControlPlane) -> None:
+    control_plane.status = 503
+    with pulse(control_plane) as line:
+        line.say(Progress(phase="class images"), note="first")
+        while not control_plane.beats:
+            time.sleep(0.01)
+        assert line.desired is Desired.RUN
+        control_plane.status = 200
+        line.say(Progress(phase="class images", step=2), note="second")
+    assert control_plane.beats[-1]["note"] == "first; second"
+
+
+@pytest.mark.parametrize(("status", "desired"), [(200, "cancel"), (409, "run")])
+def test_cancelled_and_overtaken_attempts_are_told(control_plane: ControlPlane, status: int, desired: str) -> None:
+    control_plane.status, control_plane.desired = status, desired
+    with pulse(control_plane) as line:
+        line.say(Progress(phase="class images"))
+        while line.desired is Desired.RUN:
+            time.sleep(0.01)
+        with pytest.raises(AttemptEnded):
+            line.check()

@@ -1,0 +1,24 @@
+"""A base model folder in the object store, as the control plane puts it there."""
+
+import hashlib
+from pathlib import Path
+
+from booth.contract.attempts import StoredFile
+from booth_service.storage import keys
+from booth_service.storage.s3 import ObjectStore
+
+
+def store_base(store: ObjectStore, folder: Path) -> list[StoredFile]:
+    """Upload every file by content and return their records."""
+    return [
+        store_file(store, path, path.relative_to(folder).as_posix())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def store_file(store: ObjectStore, path: Path, name: str) -> StoredFile:
+    body = path.read_bytes()
+    sha256 = hashlib.sha256(body).hexdigest()
+    store.put(keys.base_file(sha256), body)
+    return StoredFile(path=name, key=keys.base_file(sha256), bytes=len(body), sha256=sha256)
