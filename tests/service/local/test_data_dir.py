@@ -83,13 +83,15 @@ def test_leftovers_are_found_by_mark_and_by_session(tmp_path: Path) -> None:
         start_new_session=True,
     )
     orphan = int(session.stdout.readline())
-    stranger = subprocess.Popen([sys.executable, "-c", sleep])
+    stranger = subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)
     try:
         directory.record_sessions([Session(pid=session.pid, started_at=psutil.Process(session.pid).create_time())])
         session.kill()
         session.wait()
         assert {process.pid for process in leftovers.find(directory)} == {marked.pid, orphan}
-        directory.record_sessions([Session(pid=os.getsid(0), started_at=0.0)])
+        # A pid that was the leader of an earlier stack's session and now belongs to somebody else.
+        earlier = psutil.Process(stranger.pid).create_time() - 3600
+        directory.record_sessions([Session(pid=stranger.pid, started_at=earlier)])
         assert {process.pid for process in leftovers.find(directory)} == {marked.pid}
         assert leftovers.kill_all(directory) == 1
         assert not psutil.pid_exists(marked.pid)
