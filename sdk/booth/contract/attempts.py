@@ -18,6 +18,21 @@ class StoredFile(Record):
     sha256: str
 
 
+class InstancePhoto(StoredFile):
+    """A stored photo with what it is trained as: its subject's number, its own caption, its mask."""
+
+    subject: int = 0
+    caption: str | None = None
+    mask: StoredFile | None = None
+
+
+class SampleStrip(Record):
+    """Sample pictures of one step: one file for each prompt, in order."""
+
+    step: int
+    files: list[StoredFile]
+
+
 class Manifest(Record):
     """What a model consists of. Written last, once; the record in SQL holds the hash of these bytes."""
 
@@ -43,7 +58,7 @@ class Brief(Record):
     attempt: int
     fence: int
     params: Params
-    photos: list[StoredFile]
+    photos: list[InstancePhoto]
     base_model: str
     base_files: list[StoredFile]
     recipe: Recipe
@@ -54,7 +69,10 @@ class Brief(Record):
 
 
 class Beat(Record):
-    """A sign of life. `checkpoint_key` names the manifest of a checkpoint that was just committed."""
+    """A sign of life. `checkpoint_key` names the manifest of a checkpoint that was just committed.
+
+    `samples` are the pictures of the latest sampled step; a repetition changes nothing.
+    """
 
     fence: int
     state: JobState
@@ -62,6 +80,7 @@ class Beat(Record):
     note: str | None = None
     warning: str | None = None
     checkpoint_key: str | None = None
+    samples: SampleStrip | None = None
 
 
 class BeatReply(Record):

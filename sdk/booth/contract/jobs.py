@@ -1,7 +1,7 @@
 """A job on the wire: what is submitted, what it resolves to, how far it is."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -13,24 +13,78 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=limits.MAX_TEXT_CHARS)]
 TRAINING_PHASE = "training"  # the phase in which `step` counts optimizer steps
 Rate = Annotated[float, Field(gt=0, le=1)]
+PromptText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
+LrSchedule = Literal["constant", "linear", "cosine"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
+Precision = Literal["auto", "fp32", "bf16"]
+Crop = Literal["center", "random", "bucket"]
+
+
+class MaskRef(Request):
+    """A picture of a photo's size, white where the subject is. It is uploaded as photos are."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(gt=0, le=limits.MAX_PHOTO_BYTES)]
+    filename: Annotated[str, StringConstraints(max_length=255)] = "mask"
 
 
 class PhotoRef(Request):
-    """One photo by content. `bytes` is its size as uploaded."""
+    """One photo by content. `bytes` is its size as uploaded.
+
+    `caption` is the prompt that this photo is trained with, in place of "a photo of <token> <class noun>". With a
+    `mask` the loss of this photo counts inside the subject alone.
+    """
 
     sha256: Sha256
     bytes: Annotated[int, Field(gt=0, le=limits.MAX_PHOTO_BYTES)]
     filename: Annotated[str, StringConstraints(max_length=255)] = "photo"
+    caption: PromptText | None = None
+    mask: MaskRef | None = None
 
 
 class TrainingOptions(Request):
-    """The rarely touched settings of a job. None means: as the base model's recipe says."""
+    """The rarely touched settings of a job. None means: as the base model's recipe says.
+
+    The sources below are those of the recipes' own defaults (`Recipe`); a base model may have others.
+    """
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    """AdamW's. 0.01: diffusers train_dreambooth.py --adam_weight_decay is 1e-2."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """The gradient's norm is cut to this. 1.0: diffusers train_dreambooth.py --max_grad_norm."""
     lr_warmup_steps: Annotated[int, Field(ge=0, le=limits.MAX_STEPS)] | None = None
+    """Optimizer steps in which both rates grow from 0. 0: as the commands of the diffusers DreamBooth README."""
+    lr_schedule: LrSchedule | None = None
+    """After the warm-up: constant, or down to 0 at the last step. constant: the same README."""
+    text_encoder_stop_step: Annotated[int, Field(ge=0, le=limits.MAX_STEPS)] | None = None
+    """From this step on the text encoder's rate is 0. None: never, as in the paper's supplement."""
+    snr_gamma: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """Min-SNR-gamma on both loss terms (Hang et al. 2023, eq. 8; they use 5). 0, off: the paper's plain loss."""
+    optimizer: OptimizerName | None = None
+    """adamw_8bit keeps the moments in 8 bits (bitsandbytes, CUDA). adamw: exact moments."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Publish a moving average of the weights with this decay. 0, off: made no difference in the HF blog's trials."""
+    precision: Precision | None = None
+    """What the network computes in; master weights are fp32 always. auto: bf16 on GPUs, fp32 on CPUs."""
+    crop: Crop | None = None
+    """center: the middle square. random: a square drawn anew each step (not cached, slower). bucket: photos keep their
+    shape, and a step's rows share one. center: what can be cached, and what photos of one subject mostly show."""
     random_flip: bool | None = None
+    """Mirror half of the rows. Off: subjects are rarely symmetric."""
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=limits.MAX_STEPS)] | None = None
+    """At most so many steps are lost with a rank. 200: a quarter of the usual 800."""
+    sample_interval_steps: Annotated[int, Field(ge=0, le=limits.MAX_STEPS)] | None = None
+    """Draw `sample_prompts` every so many steps, and at the end. 0, off."""
+    sample_prompts: Annotated[list[PromptText], Field(max_length=limits.MAX_SAMPLE_PROMPTS)] | None = None
+    """None: the instance prompt, and the subject "on the beach"."""
+
+
+class SubjectSpec(Request):
+    """A further subject of the same job, with photos, class noun and class images of its own."""
+
+    class_noun: Words
+    images: Annotated[list[PhotoRef], Field(min_length=1, max_length=limits.MAX_PHOTOS)]
+    token: Words | None = None
 
 
 class JobSpec(Request):
@@ -50,11 +104,24 @@ class JobSpec(Request):
     train_batch_size: Annotated[int, Field(ge=1, le=limits.MAX_TRAIN_BATCH_SIZE)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     name: Words | None = None
+    more_subjects: Annotated[list[SubjectSpec], Field(max_length=limits.MAX_SUBJECTS - 1)] = []
     options: TrainingOptions = TrainingOptions()
 
 
+class Subject(Record):
+    """Who or what a job learns, and the two prompts of its loss terms."""
+
+    token: str
+    class_noun: str
+    instance_prompt: str
+    class_prompt: str
+
+
 class Params(Record):
-    """Every value a job runs with, as resolved from spec and recipe, the seed included."""
+    """Every value a job runs with, as resolved from spec and recipe, the seed included.
+
+    token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject.
+    """
 
     base_model: str
     token: str
@@ -75,6 +142,27 @@ class Params(Record):
     lr_warmup_steps: int
     random_flip: bool
     checkpoint_interval_steps: int
+    lr_schedule: LrSchedule = "constant"
+    text_encoder_stop_step: int | None = None
+    snr_gamma: float = 0.0
+    optimizer: OptimizerName = "adamw"
+    ema_decay: float = 0.0
+    precision: Precision = "auto"
+    crop: Crop = "center"
+    sample_interval_steps: int = 0
+    sample_prompts: list[str] = []
+    more_subjects: list[Subject] = []
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """All subjects, the first one first."""
+        first = Subject(
+            token=self.token,
+            class_noun=self.class_noun,
+            instance_prompt=self.instance_prompt,
+            class_prompt=self.class_prompt,
+        )
+        return [first, *self.more_subjects]
 
 
 class UploadTarget(Record):
@@ -93,7 +181,11 @@ class PreparedJob(Record):
 
 
 class Progress(Record):
-    """How far a job is. Losses are of the last reported step; `eta_s` covers the current phase."""
+    """How far a job is. Losses, norm and rates are of the last reported step; `eta_s` covers the current phase.
+
+    `grad_norm` is the gradient's before clipping. `mfu` is the share of the devices' measured matrix rate that the
+    arithmetic of the steps comes to. `peak_memory_bytes` is the fullest rank's.
+    """
 
     phase: str = "queued"
     step: int = 0
@@ -103,6 +195,11 @@ class Progress(Record):
     prior_loss: float | None = None
     images_per_second: float | None = None
     eta_s: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    text_encoder_learning_rate: float | None = None
+    mfu: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 class JobFailure(Record):

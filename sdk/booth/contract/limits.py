@@ -1,6 +1,7 @@
 """What a submission may hold. Client and service check the same numbers."""
 
 MAX_PHOTOS = 50
+MAX_SUBJECTS = 8
 MAX_PHOTO_BYTES = 25 * 2**20
 MAX_PHOTO_PIXELS = 50_000_000  # a phone's largest mode; a 13,000 px square bomb has 169,000,000
 MIN_PHOTO_SIDE_PX = 32
@@ -13,3 +14,4 @@ MAX_TEXT_CHARS = 100
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS_PER_CALL = 16
 MAX_IMAGES_PER_CALL = 32
+MAX_SAMPLE_PROMPTS = 8

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from booth.contract import limits
 from booth.contract.base import Record, Request
+from booth.contract.jobs import Crop, LrSchedule, OptimizerName, Precision
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
 
@@ -110,6 +111,15 @@ class Recipe(Record):
     lr_warmup_steps: int = 0
     random_flip: bool = False
     checkpoint_interval_steps: int = 200
+    lr_schedule: LrSchedule = "constant"
+    text_encoder_stop_step: int | None = None
+    snr_gamma: float = 0.0
+    optimizer: OptimizerName = "adamw"
+    ema_decay: float = 0.0
+    precision: Precision = "auto"
+    crop: Crop = "center"
+    sample_interval_steps: int = 0
+    sample_prompts: list[str] | None = None
     guidance_scale: float
     num_inference_steps: int
     class_guidance_scale: float

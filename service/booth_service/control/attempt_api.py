@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 from sqlalchemy import select
 
-from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published
+from booth.contract.attempts import Beat, BeatReply, Brief, Failed, InstancePhoto, Published
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
@@ -31,7 +31,7 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         attempt=attempt.n,
         fence=attempt.fence,
         params=Params.model_validate(job.params),
-        photos=stored_files(job.photos),
+        photos=[InstancePhoto.model_validate(photo) for photo in job.photos],
         base_model=base.name,
         base_files=stored_files(base.files),
         recipe=Recipe.model_validate(base.recipe),

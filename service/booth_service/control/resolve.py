@@ -4,7 +4,7 @@ import secrets
 import unicodedata
 from typing import Any
 
-from booth.contract.jobs import JobSpec, Params
+from booth.contract.jobs import JobSpec, Params, TrainingOptions
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth_service.control.tokens import Vocabulary
@@ -19,13 +19,16 @@ _DIALS = [
     "resolution",
     "train_batch_size",
 ]
-_OPTIONS = ["weight_decay", "max_grad_norm", "lr_warmup_steps", "random_flip", "checkpoint_interval_steps"]
+_OPTIONS = list(TrainingOptions.model_fields)
+_SAMPLE_PLACES = ["", " on the beach"]
 
 
 def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, token: str) -> Params:
     """Every value of the job: the spec's where it has one, else the recipe's. A seed is drawn where none is given."""
     values: dict[str, Any] = {dial: _first(getattr(spec, dial), getattr(recipe, dial)) for dial in _DIALS}
     values |= {option: _first(getattr(spec.options, option), getattr(recipe, option)) for option in _OPTIONS}
+    if values["sample_prompts"] is None:
+        values["sample_prompts"] = [f"a photo of {token} {spec.class_noun}{place}" for place in _SAMPLE_PLACES]
     if not values["prior_loss_weight"] or not values["num_class_images"]:
         values |= {"prior_loss_weight": 0.0, "num_class_images": 0}
     return Params(
