@@ -21,10 +21,11 @@ from booth_service.prior.class_set import ClassSetSpec
 from booth_service.prior.generate import ClassImages, ensure_class_images
 from booth_service.publish.publisher import Export, publish_manifest
 from booth_service.settings import Settings, settings
+from booth_service.storage import keys
 from booth_service.storage.base_model import content_sha256, materialize
 from booth_service.storage.s3 import ObjectStore
+from booth_service.training.rank import ClassSet, WorkerConfig
 from booth_service.training.trainer import fit
-from booth_service.training.worker import WorkerConfig
 
 EXIT_FAILED, EXIT_ENDED = 3, 4
 
@@ -61,7 +62,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
     with Pulse(line, brief.fence, JobState.PREPARING, preparing) as pulse:
         if layout.fewer_ranks_than_rows:
             pulse.say(preparing, warning=layout.fewer_ranks_than_rows)
-        class_images = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
+        class_sets = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
         starting = Progress(phase="starting ranks", total_steps=brief.params.steps)
         pulse.say(starting, state=JobState.TRAINING, note=f"starting {layout.ranks} ranks")
     worker = WorkerConfig(
@@ -69,7 +70,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
         plan=layout,
         store=store,
         scratch_dir=config.scratch_dir,
-        class_image_keys=class_images.keys,
+        class_sets=class_sets,
         pulse=RankPulse(line, brief.fence),
         export=Export(brief, store, config.scratch_dir),
     )
@@ -118,22 +119,34 @@ def trained_parameters(brief: Brief, store: ObjectStore, scratch_dir: str | None
 
 def prepare_class_images(
     brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
-) -> ClassImages:
-    """The job's class images, reused or made."""
+) -> list[ClassSet]:
+    """The class images of every subject, reused or made. Subjects of one class share a set."""
     params, recipe = brief.params, brief.recipe
-    count = params.num_class_images
-    if count == 0:
-        return ClassImages([], 0, 0)
-    spec = ClassSetSpec(
-        base_sha256=content_sha256(brief.base_files),
-        class_prompt=params.class_prompt,
-        scheduler="base",
-        num_inference_steps=recipe.class_num_inference_steps,
-        guidance_scale=recipe.class_guidance_scale,
-        resolution=params.resolution,
-        dtype="float16" if use_gpu else "float32",
-        block_size=recipe.class_block_size,
-    )
+    if params.num_class_images == 0:
+        return []
+    sets = []
+    for subject in params.subjects:
+        spec = ClassSetSpec(
+            base_sha256=content_sha256(brief.base_files),
+            class_prompt=subject.class_prompt,
+            scheduler="base",
+            num_inference_steps=recipe.class_num_inference_steps,
+            guidance_scale=recipe.class_guidance_scale,
+            resolution=params.resolution,
+            dtype="float16" if use_gpu else "float32",
+            block_size=recipe.class_block_size,
+        )
+        images = make_class_set(spec, brief, config, store, pulse, use_gpu)
+        moments_key = keys.class_moments(brief.tenant_id, spec.address, params.num_class_images)
+        sets.append(ClassSet(images.keys, moments_key))
+    return sets
+
+
+def make_class_set(
+    spec: ClassSetSpec, brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
+) -> ClassImages:
+    """The class images of one prompt, with progress while any are made."""
+    count = brief.params.num_class_images
     began = time.monotonic()
 
     def on_made(done: int, total: int) -> None:
@@ -154,7 +167,7 @@ def prepare_class_images(
         use_gpu=use_gpu,
         on_made=on_made,
     )
-    note = f"class images: {images.reused} reused, {images.made} made"
+    note = f"class images: {images.reused} reused, {images.made} made ({spec.class_prompt})"
     print(note, flush=True)
     pulse.say(Progress(phase="class images", step=count, total_steps=count), note=note)
     return images

@@ -59,3 +59,8 @@ def class_item(tenant_id: str, address: str, index: int) -> str:
 def class_manifest(tenant_id: str, address: str, count: int) -> str:
     """The set's first `count` items, complete."""
     return f"tenants/{tenant_id}/class-sets/{address}/manifest-{count:06d}.json"
+
+
+def class_moments(tenant_id: str, address: str, count: int) -> str:
+    """Posterior moments of the set's first `count` items, as training reads them."""
+    return f"tenants/{tenant_id}/class-sets/{address}/moments-{count:06d}.safetensors"
