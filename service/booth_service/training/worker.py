@@ -1,7 +1,7 @@
 """The training loop of one rank, on torch.distributed: any launcher that sets up a process group will do."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from booth.contract.states import JobState
 from booth_service.data.dataset import Row, rank_rows, step_rows
 from booth_service.data.images import load_square
 from booth_service.diffusion.components import Components, load_components
-from booth_service.diffusion.denoiser import TextConditionedDenoiser
+from booth_service.diffusion.denoiser import add_time_ids, denoiser
 from booth_service.diffusion.latents import encode_moments, sample_latents
 from booth_service.diffusion.loss import row_losses, row_weights, target
 from booth_service.diffusion.noise import row_draws
@@ -41,20 +41,20 @@ class WorkerConfig:
     scratch_dir: str | None
     class_image_keys: list[str]
     pulse: Callable[[JobState, Progress], Any]
-    export: Callable[[TextConditionedDenoiser], list[StoredFile]]
+    export: Callable[[Mapping[str, Mapping[str, Tensor]]], list[StoredFile]]
 
 
 @dataclass
 class Cache:
     """What never changes during a job: posterior moments of all pictures and the tokens of both prompts.
 
-    photos, class_images: [upright] or [upright, mirrored], each (N, 2, C, h, w) fp32 on the CPU; ids (L,).
+    photos, class_images: [upright] or [upright, mirrored], each (N, 2, C, h, w) fp32 on the CPU; ids (2, L_e) for
+    each text encoder, the instance prompt's in row 0, the class prompt's in row 1.
     """
 
     photos: list[Tensor]
     class_images: list[Tensor]
-    instance_ids: Tensor
-    class_ids: Tensor
+    ids: tuple[Tensor, ...]
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
@@ -76,11 +76,11 @@ def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
         pulse.__enter__()
     components = load_components(materialize(c.store, brief.base_files, c.scratch_dir))
     cache = build_cache(c, components, device, pulse and partial(say_encoded, pulse, progress))
-    denoiser = TextConditionedDenoiser(components.unet, components.text_encoder, params.train_text_encoder).to(device)
-    groups = denoiser.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
+    module = denoiser(components, params.train_text_encoder).to(device)
+    groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
     rates = [params.learning_rate, params.text_encoder_learning_rate][: len(groups)]
     engine = zero.engine(
-        denoiser,
+        module,
         groups,
         zero_stage=plan.zero_stage,
         micro_batch_size=plan.micro_batch_size,
@@ -91,6 +91,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
     dtype = next(engine.module.parameters()).dtype
     scheduler, scaling = components.noise_scheduler, components.vae.config.scaling_factor
     generator = torch.Generator()
+    square = (params.resolution, params.resolution)
+    sizes = add_time_ids(square, (0, 0), square).to(device)
 
     # ---- loop state
     step = checkpoint.read(engine, c.store, brief.resume_key) if brief.resume_key else 0
@@ -112,7 +114,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
         latents, noise, timesteps, ids, is_class = batch(rows, step, params.seed, cache, scheduler, scaling, generator)
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-        model_pred = engine(noisy_latents.to(dtype), timesteps, ids.to(device))
+        ids = tuple(each.to(device) for each in ids)
+        time_ids = sizes.expand(len(rows), -1)
+        model_pred = engine(noisy_latents.to(dtype), timesteps, ids, time_ids=time_ids)
         losses = row_losses(model_pred, target(scheduler, latents, noise, timesteps))
         weights = row_weights(is_class.to(device), params.train_batch_size, params.prior_loss_weight)
         loss = (losses * weights).sum()
@@ -134,7 +138,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
     files = None
     if pulse:
         pulse.say(progress.model_copy(update={"phase": "publishing", "eta_s": None}), state=JobState.PUBLISHING)
-        files = c.export(engine.module)
+        files = c.export({name: part.state_dict() for name, part in module.trained().items()})
         pulse.__exit__(None, None, None)
     dist.barrier()
     return files
@@ -186,8 +190,7 @@ def build_cache(
     cache = Cache(
         moments([photo.key for photo in c.brief.photos]),
         moments(c.class_image_keys),
-        input_ids(components.tokenizer, [params.instance_prompt])[0],
-        input_ids(components.tokenizer, [params.class_prompt])[0],
+        input_ids(components.tokenizers, [params.instance_prompt, params.class_prompt]),
     )
     vae.to("cpu")
     return cache
@@ -195,16 +198,16 @@ def build_cache(
 
 def batch(
     rows: list[Row], step: int, seed: int, cache: Cache, scheduler: Any, scaling: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """latents and noise (R, C, h, w), timesteps (R,), input_ids (R, L), is_class (R,) for these rows, on the CPU."""
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...], Tensor]:
+    """latents and noise (R, C, h, w), timesteps (R,), ids (R, L_e) each, is_class (R,) of these rows, on the CPU."""
     moments = torch.stack([(cache.class_images if r.is_class else cache.photos)[int(r.flip)][r.image] for r in rows])
     shape, num_timesteps = tuple(moments.shape[2:]), scheduler.config.num_train_timesteps
     draws = [row_draws(generator, seed, step, row.number, shape, num_timesteps) for row in rows]
     latents = sample_latents(moments, torch.stack([draw[0] for draw in draws]), scaling)
     noise = torch.stack([draw[1] for draw in draws])
     timesteps = torch.tensor([draw[2] for draw in draws])
-    ids = torch.stack([cache.class_ids if row.is_class else cache.instance_ids for row in rows])
-    return latents, noise, timesteps, ids, torch.tensor([row.is_class for row in rows])
+    is_class = torch.tensor([row.is_class for row in rows])
+    return latents, noise, timesteps, tuple(ids[is_class.long()] for ids in cache.ids), is_class
 
 
 def reduce_summary(losses: Tensor, loss: Tensor, is_class: Tensor, stop: bool) -> Tensor:
