@@ -14,7 +14,7 @@ from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import Progress
 from booth.contract.states import FailureReason, JobState
 from booth_service.beats import Line, Pulse
-from booth_service.diffusion.components import weight_files
+from booth_service.diffusion.components import family_of, weight_files
 from booth_service.errors import AttemptEnded, ServiceError
 from booth_service.plan import Devices, Plan, plan
 from booth_service.prior.class_set import ClassSetSpec
@@ -109,7 +109,7 @@ def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
 def trained_parameters(brief: Brief, store: ObjectStore, scratch_dir: str | None) -> int:
     """How many parameters the job trains, from the headers of the base model's files."""
     folder = materialize(store, brief.base_files, scratch_dir)
-    parts = ["unet", "text_encoder"] if brief.params.train_text_encoder else ["unet"]
+    parts = family_of(folder).trained_folders(brief.params.train_text_encoder)
     count = 0
     for path in (path for part in parts for path in weight_files(folder, part)):
         with safe_open(folder / path, "pt") as weights:

@@ -14,7 +14,7 @@ from tiny_job import PARAMS, RECIPE
 from booth.contract.attempts import Brief, Manifest
 from booth.contract.serving import Draw, DrawRequest, ModelRef
 from booth_service.diffusion.components import load_components
-from booth_service.diffusion.denoiser import TextConditionedDenoiser
+from booth_service.diffusion.denoiser import denoiser
 from booth_service.errors import StorageError
 from booth_service.inference.engine import Engine
 from booth_service.inference.weights import WeightsCache
@@ -33,16 +33,16 @@ def models(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) 
     models = {"base": ModelRef(model_id="base", base_model="tiny", base_files=files)}
     for seed, name in enumerate(("one", "two")):
         components = load_components(folder)
-        denoiser = TextConditionedDenoiser(components.unet, components.text_encoder, train_text_encoder=True)
+        trained = denoiser(components, train_text_encoder=True).trained()
         torch.manual_seed(seed)
         with torch.no_grad():
-            for parameter in denoiser.parameters():
+            for parameter in (parameter for module in trained.values() for parameter in module.parameters()):
                 parameter.add_(0.05 * torch.randn_like(parameter))
         brief = Brief(
             job_id=f"job-{name}", tenant_id="engine", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tiny",
             base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
         )  # fmt: skip
-        changed = Export(brief, object_store, scratch)(denoiser)
+        changed = Export(brief, object_store, scratch)({part: module.state_dict() for part, module in trained.items()})
         key, sha256 = publish_manifest(brief, changed, object_store)
         models[name] = models["base"].model_copy(
             update={"model_id": name, "manifest_key": key, "manifest_sha256": sha256}
