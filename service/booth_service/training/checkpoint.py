@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from booth_service.errors import CheckpointMismatch
-from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, trained_shapes
+from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, own_fragments, trained_shapes
 
 MAX_FILE_BYTES = 2**30
 EMA = "ema"
@@ -117,7 +117,7 @@ def _portions(engine: Engine, ema: Ema | None) -> Iterator[dict[str, Tensor]]:
     portion: dict[str, Tensor] = {}
     size = 0
     for kind, flats in _flats(engine, ema).items():
-        for fragment in engine.fragments():
+        for fragment in own_fragments(engine):
             tensor = flats[fragment.flat].narrow(0, fragment.offset, fragment.length)
             if portion and size + tensor.nbytes > MAX_FILE_BYTES:
                 yield portion

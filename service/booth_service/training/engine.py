@@ -39,6 +39,8 @@ class Engine(Protocol):
     """One trained module with fp32 masters and AdamW. Every rank calls every method that trains, in the same order."""
 
     module: nn.Module
+    is_replicated: bool
+    """True where every rank holds all of everything (DeepSpeed's stage 0), so that one speaks for all."""
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The module's forward, in the compute precision."""
@@ -78,6 +80,11 @@ def trained_shapes(engine: Engine) -> dict[str, torch.Size]:
     }
 
 
+def own_fragments(engine: Engine) -> list[Fragment]:
+    """This rank's share of what the gang holds, nothing twice."""
+    return [] if engine.is_replicated and dist.get_rank() > 0 else engine.fragments()
+
+
 @torch.no_grad()
 def gather(engine: Engine, flats: list[Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Every trained parameter whole, by name, on the CPU in `dtype`, from all ranks' fragments of `flats`.
@@ -85,7 +92,7 @@ def gather(engine: Engine, flats: list[Tensor], dtype: torch.dtype) -> Iterator[
     All ranks must exhaust it; the values are whole on rank 0 alone. One parameter at a time is on the device.
     """
     own: dict[str, list[Fragment]] = {}
-    for fragment in engine.fragments():
+    for fragment in own_fragments(engine):
         own.setdefault(fragment.name, []).append(fragment)
     device = next(engine.module.parameters()).device
     for name, shape in trained_shapes(engine).items():

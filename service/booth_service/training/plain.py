@@ -27,6 +27,7 @@ class PlainEngine:
         eight_bit: bool = False,
     ) -> None:
         self.module = module
+        self.is_replicated = False
         self._max_grad_norm, self._bf16 = max_grad_norm, bf16
         self._named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
         self._parameters = [parameter for _, parameter in self._named]

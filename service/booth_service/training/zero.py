@@ -56,7 +56,8 @@ class ZeroEngine:
                 "steps_per_print": 10**9,
             },
         )
-        self.module = self._engine.module
+        self.module: nn.Module = self._engine.module
+        self.is_replicated = zero_stage == 0
         self._parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
