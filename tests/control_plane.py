@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from safetensors.numpy import save
 from starlette.testclient import TestClient
 
-from booth.contract.attempts import Manifest, Published, StoredFile
+from booth.contract.attempts import Manifest, Published, SampleStrip, StoredFile
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth_service.control import auth, base_models, web
@@ -257,6 +257,24 @@ class Driver:
         progress = {"phase": more.pop("phase", state), "step": step, "total_steps": 10}
         return self.call("POST", "/beat", fence=self.fence, state=state, progress=progress, **more)
 
+    def samples(self) -> list[dict]:
+        """The job's strips as its owner sees them."""
+        return self.http.get(f"/v1/jobs/{self.job_id}/samples").json()["steps"]
+
+    def strip(self, step: int, seed: int = 7) -> dict:
+        """Store a picture for each sample prompt as the loop does; returns what its beat says of them."""
+        with self.plane.database.read() as session:
+            job = session.get_one(Job, self.job_id)
+        files = []
+        for number in range(len(job.params["sample_prompts"])):
+            name = f"{number:02d}.png"
+            body = photo(seed=10 * seed + number)
+            key = keys.sample_file(job.tenant_id, job.id, self.number, step, name)
+            self.plane.store.put(key, body, "image/png")
+            digest = hashlib.sha256(body).hexdigest()
+            files.append(StoredFile(path=keys.sample_path(step, name), key=key, bytes=len(body), sha256=digest))
+        return SampleStrip(step=step, files=files, seeds=[seed] * len(files)).model_dump()
+
     def failed(self, reason: str, detail: str = "") -> httpx2.Response:
         return self.call("POST", "/failed", fence=self.fence, reason=reason, detail=detail)
 
@@ -288,3 +306,13 @@ class Driver:
         store.put(manifest_key, written)
         digest = hashlib.sha256(written).hexdigest()
         return Published(fence=self.fence, manifest_key=manifest_key, manifest_sha256=digest)
+
+
+def next_attempt(plane: Plane, cluster: Cluster, clock: Clock, driver: Driver) -> Driver:
+    """The driver of the attempt that follows the one which just ended."""
+    cluster.jobs[driver.ray_job] = RayStatus.FAILED
+    reconciler = Reconciler(plane)
+    reconciler.round()
+    clock.advance(60)
+    reconciler.round()
+    return Driver(plane, driver.http, driver.job_id, driver.number + 1, driver.fence + 1)

@@ -28,6 +28,7 @@ from booth.errors import (
 from booth.jobs import Job
 from booth.models import Model
 from booth.pictures import GeneratedImage
+from booth.samples import SamplePicture, SampleStrip
 
 __all__ = [
     "APIConnectionError",
@@ -56,6 +57,8 @@ __all__ = [
     "Params",
     "PausedError",
     "Progress",
+    "SamplePicture",
+    "SampleStrip",
     "TrainingOptions",
     "TransferError",
     "UnavailableError",

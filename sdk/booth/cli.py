@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_operator
+from booth import cli_operator, cli_samples
 from booth import cli_output as out
+from booth.cli_output import AsJson, JobId
 from booth.client import Client
 from booth.contract.states import JobState
 from booth.errors import BoothError
@@ -46,8 +46,6 @@ app = typer.Typer(
     epilog=out.EXIT_CODES_HELP,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
@@ -121,7 +119,11 @@ def list_jobs(
 def get(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job with all its parameters."""
     with Client() as client:
-        _show_job(client.jobs.get(job_id), as_json)
+        job = client.jobs.get(job_id)
+        if as_json:
+            _show_job(job, as_json)
+        else:
+            typer.echo(out.job_text(job, cli_samples.so_far(job)))
 
 
 @app.command()
@@ -194,7 +196,7 @@ def generate(
     out_dir.mkdir(parents=True, exist_ok=True)
     saved = []
     for number, picture in enumerate(pictures, start=1):
-        path = picture.save(out_dir / f"{number:03d}-{_slug(picture.prompt)}-{picture.seed}.png")
+        path = picture.save(out_dir / f"{number:03d}-{out.slug(picture.prompt)}-{picture.seed}.png")
         saved.append({"path": str(path), "prompt": picture.prompt, "seed": picture.seed})
         if not as_json:
             typer.echo(path)
@@ -217,6 +219,7 @@ def download(
         typer.echo(path)
 
 
+app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)
 
 
@@ -253,10 +256,6 @@ def _show_job(job: Job, as_json: bool, brief: bool = False) -> None:
         out.show_json(job.record.model_dump(mode="json"))
     else:
         typer.echo(job.id if brief else out.job_text(job))
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ BoothError
       PausedError         inference is paused while a job holds the devices
     APIConnectionError    no answer at all
       APITimeoutError
-  TransferError           a photo or a model file did not arrive whole
+  TransferError           a photo, a picture or a model file did not arrive whole
   JobError                about a job: .job
     JobFailedError
     JobCancelledError

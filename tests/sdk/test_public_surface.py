@@ -7,6 +7,22 @@ import sys
 import booth
 from booth import errors
 
+JOB_FIELDS = {
+    "created_at",
+    "error",
+    "finished_at",
+    "id",
+    "model_id",
+    "name",
+    "params",
+    "progress",
+    "record",
+    "started_at",
+    "status",
+    "status_detail",
+    "warnings",
+}
+JOB_CALLS = {"cancel", "events", "logs", "refresh", "sample_strip", "samples", "wait"}
 DIALS = [
     "images",
     "token",
@@ -55,6 +71,12 @@ def test_every_exception_is_public_and_drawn_in_the_tree() -> None:
     }
     assert kinds <= set(booth.__all__)
     assert all(name in (errors.__doc__ or "") for name in kinds)
+
+
+def test_what_a_job_can_do_is_frozen() -> None:
+    public = {name: value for name, value in vars(booth.Job).items() if not name.startswith("_")}
+    assert {name for name, value in public.items() if isinstance(value, property)} == JOB_FIELDS
+    assert {name for name, value in public.items() if callable(value)} == JOB_CALLS
 
 
 def test_the_dials_are_frozen() -> None:

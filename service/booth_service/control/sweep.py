@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 
 from booth_service.control import photos
 from booth_service.control.plane import Plane
-from booth_service.control.records import Idempotency, Model, Upload
+from booth_service.control.records import Idempotency, Model, Sample, Upload
 from booth_service.storage import keys
 
 IDEMPOTENCY_LIFE = timedelta(hours=48)
@@ -40,10 +40,12 @@ def sweep_uploads(plane: Plane) -> None:
 
 
 def purge_models(plane: Plane) -> None:
-    """Deleted models have no object left: weights, manifest and checkpoints of their job's attempts. Logs stay."""
+    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay."""
     with plane.database.read() as session:
         due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None), Model.purged_at.is_(None))))
     for model in due:
+        with plane.database.write() as session:  # first, so that no strip is shown whose pictures are gone
+            session.execute(delete(Sample).where(Sample.job_id == model.job_id))
         attempts = keys.attempt(model.tenant_id, model.job_id, 0).removesuffix("0")
         doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
         plane.store.delete(*doomed)

@@ -62,15 +62,17 @@ def test_idempotency_records_live_for_two_days(plane, user, clock, hours, left):
 
 def test_a_deleted_models_objects_go_and_its_log_and_others_stay(plane, user, cluster):
     driver = started(plane, user)
-    driver.publish()
     prefix = keys.attempt(user.tenant_id, driver.job_id, 1)
     plane.store.put(f"{prefix}/checkpoints/00000004/state", b"x")
     plane.store.put(f"{prefix}/driver.log", b"log")
+    driver.beat("training", step=4, samples=[driver.strip(4)])
+    driver.publish()
     base_objects = set(plane.store.keys("base-models/"))
     sweep(plane)
-    assert len(list(plane.store.keys(prefix))) == 4
+    assert len(list(plane.store.keys(prefix))) == 4 + len(driver.samples()[0]["pictures"])
     user.http.delete(f"/v1/models/{driver.job['model_id']}")
     sweep(plane)
     assert list(plane.store.keys(prefix)) == [f"{prefix}/driver.log"]
+    assert driver.samples() == []
     assert set(plane.store.keys("base-models/")) == base_objects
     sweep(plane)
