@@ -15,11 +15,15 @@ from booth_service.errors import BaseModelError
 
 @dataclass(frozen=True)
 class Family:
-    """Base models that are trained alike; the tuples name folders, and encoder k reads what tokenizer k writes."""
+    """Base models that are trained alike; the tuples name folders, and encoder k reads what tokenizer k writes.
+
+    `without` are the pipeline's arguments that leave out what would change pictures unasked.
+    """
 
     name: str
     tokenizers: tuple[str, ...]
     text_encoders: tuple[str, ...]
+    without: dict[str, Any]
 
     def trained_folders(self, train_text_encoder: bool) -> tuple[str, ...]:
         """The folders whose weights a job changes, the UNet's first."""
@@ -27,9 +31,17 @@ class Family:
 
 
 FAMILIES = {
-    "StableDiffusionPipeline": Family("stable-diffusion", ("tokenizer",), ("text_encoder",)),
+    "StableDiffusionPipeline": Family(
+        name="stable-diffusion",
+        tokenizers=("tokenizer",),
+        text_encoders=("text_encoder",),
+        without={"safety_checker": None},
+    ),
     "StableDiffusionXLPipeline": Family(
-        "stable-diffusion-xl", ("tokenizer", "tokenizer_2"), ("text_encoder", "text_encoder_2")
+        name="stable-diffusion-xl",
+        tokenizers=("tokenizer", "tokenizer_2"),
+        text_encoders=("text_encoder", "text_encoder_2"),
+        without={"add_watermarker": False},  # class images with a watermark would teach it
     ),
 }
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -68,15 +80,15 @@ def family_of(folder: Path) -> Family:
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype | Mapping[str, torch.dtype]) -> Any:
-    """The whole pipeline of a local diffusers folder, without safety checker, never with remote code.
+    """The whole pipeline of a local diffusers folder, without safety checker or watermark, never with remote code.
 
     `dtype` is that of all parts, or a mapping of folder name (or "default") to dtype. Raises BaseModelError where the
     folder cannot be loaded.
     """
-    family_of(folder)
+    family = family_of(folder)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, safety_checker=None
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **family.without
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"{folder} is not a loadable diffusers folder: {error}") from error

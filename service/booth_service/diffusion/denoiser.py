@@ -79,8 +79,8 @@ class TextConditionedDenoiser(nn.Module):
         """Activations inside blocks are computed again in the backward pass: less memory, about a third more time."""
         self.unet.enable_gradient_checkpointing()
         for text_encoder in self.text_encoders.values() if self.train_text_encoder else ():
-            text_encoder.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-            text_encoder.train()  # transformers looks at it
+            text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            text_encoder.train()  # transformers checkpoints in training mode only
 
     def _encode(self, input_ids: tuple[Tensor, ...]) -> TextEmbeds:
         (text_encoder,), (ids,) = self.text_encoders.values(), input_ids

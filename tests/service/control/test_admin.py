@@ -38,7 +38,11 @@ def folder(tmp_path):
     root = tmp_path / "base"
     files = {
         "model_index.json": json.dumps(
-            {"_class_name": "P", "unet": ["d", "U"], "safety_checker": [None, None]}
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "safety_checker": [None, None],
+                **{part: ["d", "U"] for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")},
+            }
         ).encode(),
         "booth_recipe.json": RECIPE.model_dump_json().encode(),
         "README.md": b"not needed",
@@ -48,6 +52,7 @@ def folder(tmp_path):
         "unet/diffusion_pytorch_model.fp16.safetensors": weights(),
         "unet/diffusion_pytorch_model.bin": b"pickle",
         "feature/preprocessor_config.json": b"{}",
+        **{f"{part}/config.json": b"{}" for part in ("vae", "text_encoder", "tokenizer", "scheduler")},
     }
     for path, body in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
