@@ -28,6 +28,7 @@ from booth.errors import (
 from booth.jobs import Job
 from booth.models import Model
 from booth.pictures import GeneratedImage
+from booth.subjects import Photo, Subject
 
 __all__ = [
     "APIConnectionError",
@@ -55,7 +56,9 @@ __all__ = [
     "NotFoundError",
     "Params",
     "PausedError",
+    "Photo",
     "Progress",
+    "Subject",
     "TrainingOptions",
     "TransferError",
     "UnavailableError",

@@ -23,6 +23,7 @@ DIALS = [
     "seed",
     "name",
     "idempotency_key",
+    "more_subjects",
     "options",
     "on_upload",
 ]
