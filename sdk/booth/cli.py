@@ -164,11 +164,14 @@ def models(
 ) -> None:
     """List models, newest first."""
     with Client() as client:
-        records = [model.record for model in client.models.list(limit)]
+        found = client.models.list(limit)
     if as_json:
-        out.show_json([record.model_dump(mode="json") for record in records])
-    elif records:
-        rows = [[r.id, r.prompt_prefix, r.base_model, f"{r.created_at:%Y-%m-%d %H:%M}", r.name] for r in records]
+        out.show_json([model.record.model_dump(mode="json") for model in found])
+    elif found:
+        rows = [
+            [m.id, " + ".join(m.prompt_prefixes), m.base_model, f"{m.record.created_at:%Y-%m-%d %H:%M}", m.name]
+            for m in found
+        ]
         out.show_table(("ID", "SAY", "BASE MODEL", "CREATED", "NAME"), rows)
     else:
         out.say("no models; a job that succeeds makes one")
