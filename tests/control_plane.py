@@ -123,13 +123,13 @@ class User:
 
     def put_photos(self, plane: Plane, count: int = 1) -> list[dict]:
         """Upload photos as the client does; returns their references."""
-        references = []
-        for number in range(count):
-            body = photo(seed=number)
-            digest = hashlib.sha256(body).hexdigest()
-            plane.store.put(keys.upload(self.tenant_id, digest), body)
-            references.append({"sha256": digest, "bytes": len(body), "filename": f"{number}.png"})
-        return references
+        return [self.put(plane, photo(seed=number), f"{number}.png") for number in range(count)]
+
+    def put(self, plane: Plane, body: bytes, filename: str = "photo", **more) -> dict:
+        """Upload one file as the client does; returns its reference."""
+        digest = hashlib.sha256(body).hexdigest()
+        plane.store.put(keys.upload(self.tenant_id, digest), body)
+        return {"sha256": digest, "bytes": len(body), "filename": filename, **more}
 
     def submit(self, plane: Plane, key: str = "k1", **dials) -> httpx2.Response:
         spec = {"class_noun": "dog", "token": "sks", "images": self.put_photos(plane), **dials}
@@ -167,11 +167,22 @@ def http(plane: Plane) -> TestClient:
     return TestClient(web.build(lifespan), raise_server_exceptions=False)
 
 
-def photo(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
+def photo(seed: int = 0, size: tuple[int, int] = (80, 64)) -> bytes:
     """A PNG that differs by seed."""
     pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def mask(
+    size: tuple[int, int] = (80, 64), white: tuple[int, int, int, int] = (30, 20, 50, 40), level: int = 255
+) -> bytes:
+    """A PNG, black but for a box from left, upper to right, lower."""
+    image = Image.new("L", size)
+    image.paste(level, white)
+    out = io.BytesIO()
+    image.save(out, "PNG")
     return out.getvalue()
 
 
@@ -191,7 +202,9 @@ def tiny_base(store: ObjectStore) -> list[StoredFile]:
     vocabulary, merges = _merged_vocabulary(letters, words)
     files = {
         "model_index.json": b"{}",
+        "unet/config.json": json.dumps({"down_block_types": ["DownBlock2D"] * 2}).encode(),
         "unet/diffusion_pytorch_model.safetensors": weights(),
+        "vae/config.json": json.dumps({"block_out_channels": [8, 8, 16, 16]}).encode(),
         "vae/diffusion_pytorch_model.safetensors": weights(5),
         "tokenizer/vocab.json": json.dumps(vocabulary).encode(),
         "tokenizer/merges.txt": ("#version: 0.2\n" + "\n".join(merges)).encode(),

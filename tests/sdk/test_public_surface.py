@@ -39,20 +39,21 @@ DIALS = [
     "seed",
     "name",
     "idempotency_key",
+    "more_subjects",
     "options",
     "on_upload",
 ]
 
 
 def test_import_is_light() -> None:
-    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'typer', 'PIL'}"
+    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'typer', 'PIL', 'yaml'}"
     code = f"import booth, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_command_line_loads_nothing_of_the_service() -> None:
-    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'booth_service'}"
+    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'booth_service', 'yaml'}"
     code = f"import booth.cli, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

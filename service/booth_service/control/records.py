@@ -111,7 +111,7 @@ class BaseModel(Table):
 
 
 class Upload(Table):
-    """A photo on its way in: its raw object, and its re-encoded one until a job names it, go when the row expires."""
+    """A photo or mask on its way in: its raw object, and a clean one that no job names, go when the row expires."""
 
     __tablename__ = "uploads"
 

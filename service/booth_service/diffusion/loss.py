@@ -47,6 +47,7 @@ def min_snr_weights(noise_scheduler: Any, timesteps: Tensor, snr_gamma: float) -
     min(SNR, gamma)/(SNR + 1) for velocity. It multiplies both loss terms, instance and prior."""
     alphas_cumprod = noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
     snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights: Tensor = (snr_gamma / snr).clamp(max=1)
     if noise_scheduler.config.prediction_type == "v_prediction":
-        return snr.clamp(max=snr_gamma) / (snr + 1)
-    return (snr_gamma / snr).clamp(max=1)
+        weights = snr.clamp(max=snr_gamma) / (snr + 1)
+    return weights

@@ -47,11 +47,19 @@ class Batches:
     """Makes each step's micro-batches in a thread, one step ahead; a step depends on (seed, step) alone."""
 
     def __init__(
-        self, params: Params, cache: Cache, noise_scheduler: Any, latent_channels: int, rank: int, ranks: int, micro: int
+        self,
+        params: Params,
+        cache: Cache,
+        *,
+        num_train_timesteps: int,
+        latent_channels: int,
+        rank: int,
+        ranks: int,
+        micro_batch_size: int,
     ) -> None:
         self.params, self.cache, self.latent_channels = params, cache, latent_channels
-        self.num_train_timesteps = int(noise_scheduler.config.num_train_timesteps)
-        self.rank, self.ranks, self.micro_batch_size = rank, ranks, micro
+        self.num_train_timesteps = num_train_timesteps
+        self.rank, self.ranks, self.micro_batch_size = rank, ranks, micro_batch_size
         self.prompts = sorted({picture.prompt for picture in [*cache.photos, *cache.class_images]})
         self._numbers = {prompt: number for number, prompt in enumerate(self.prompts)}
         self._generator = torch.Generator()

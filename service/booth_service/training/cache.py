@@ -100,7 +100,7 @@ def build_cache(
 
     `known` moments are not made again. `on_encoded(done, total)` is told how far this rank is.
     """
-    multiple = components.vae_scale_factor * 2 ** (len(components.unet.config.block_out_channels) - 1)
+    multiple = components.vae_scale_factor * components.unet_scale_factor
     square = (params.resolution, params.resolution)
     targets, shapes = [square], [0] * len(photos)
     if params.crop == "bucket":

@@ -114,6 +114,6 @@ class Ema:
         self.flats = [flat.detach().clone() for flat in self._masters]
 
     @torch.no_grad()
-    def update(self, applied: Tensor) -> None:
-        """Move towards the masters after a step; a step that was not applied moves nothing."""
-        torch._foreach_lerp_(self.flats, self._masters, (1 - self._decay) * applied)
+    def update(self) -> None:
+        """Move towards the masters after a step."""
+        torch._foreach_lerp_(self.flats, self._masters, 1 - self._decay)

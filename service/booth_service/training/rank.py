@@ -192,21 +192,27 @@ class AttemptDesk:
         # Under stage 3 every forward is a collective, so all ranks draw all; else they share them out.
         ranks = 1 if self.c.plan.zero_stage == 3 else dist.get_world_size()
         mine = list(range(dist.get_rank() % ranks, len(prompts), ranks))
-        images = draw_samples(
-            components,
-            [prompts[k] for k in mine],
-            [brief.params.seed + k for k in mine],
-            guidance_scale=brief.recipe.guidance_scale,
-            num_inference_steps=brief.recipe.num_inference_steps,
-            resolution=brief.params.resolution,
-            device=device,
-        ) if mine else []
+        images = (
+            draw_samples(
+                components,
+                [prompts[k] for k in mine],
+                [brief.params.seed + k for k in mine],
+                guidance_scale=brief.recipe.guidance_scale,
+                num_inference_steps=brief.recipe.num_inference_steps,
+                resolution=brief.params.resolution,
+                device=device,
+            )
+            if mine
+            else []
+        )
         stored = {k: self._store_sample(step, k, image) for k, image in zip(mine, images, strict=True)}
         shares: list[dict[int, StoredFile]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(shares, stored)
         files = {k: file for share in shares for k, file in share.items()}
         if self.pulse:
-            strip = SampleStrip(step=step, files=[files[k] for k in range(len(prompts))])
+            order = range(len(prompts))
+            seeds = [brief.params.seed + k for k in order]
+            strip = SampleStrip(step=step, files=[files[k] for k in order], seeds=seeds)
             self.pulse.say(self.progress, samples=strip)
 
     def _store_sample(self, step: int, number: int, image: Image.Image) -> StoredFile:
@@ -216,7 +222,7 @@ class AttemptDesk:
         body = buffer.getvalue()
         key = keys.sample_file(brief.tenant_id, brief.job_id, brief.attempt, step, f"{number:02d}.png")
         self.c.store.put(key, body, "image/png")
-        path = f"samples/{step:08d}/{number:02d}.png"
+        path = keys.sample_path(step, f"{number:02d}.png")
         return StoredFile(path=path, key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 

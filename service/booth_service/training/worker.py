@@ -99,8 +99,15 @@ def train(task: Task, desk: Desk) -> Trained:
         denoiser.enable_activation_checkpointing()
     if not cache.is_cached:
         components.vae.to(device)
-    channels = int(components.vae.config.latent_channels)
-    batches = Batches(params, cache, components.noise_scheduler, channels, rank, ranks, plan.micro_batch_size)
+    batches = Batches(
+        params,
+        cache,
+        num_train_timesteps=int(components.noise_scheduler.config.num_train_timesteps),
+        latent_channels=int(components.vae.config.latent_channels),
+        rank=rank,
+        ranks=ranks,
+        micro_batch_size=plan.micro_batch_size,
+    )
     prompts = prompt_tables(denoiser, components, batches.prompts, device)
     engine = make_engine(denoiser, params, plan, bf16)
     ema = Ema(engine, params.ema_decay) if params.ema_decay else None
@@ -138,7 +145,7 @@ def train(task: Task, desk: Desk) -> Trained:
             tally.add(batch, losses, loss)
         result = engine.step(rates[:num_groups])
         if ema:
-            ema.update(result.applied)
+            ema.update()
         figures = tally.close(desk.wants_stop(), speed.peak_memory_bytes(device), result)
 
         # ---- the step before has ended by now: look at it
@@ -156,7 +163,7 @@ def train(task: Task, desk: Desk) -> Trained:
 
 @dataclass(frozen=True)
 class PromptTables:
-    """All distinct prompts of a job: token ids (P, L_e) for each encoder, or embeddings where the encoders are frozen."""
+    """All P prompts of a job: token ids (P, L_e) for each encoder, or embeddings where the encoders are frozen."""
 
     input_ids: tuple[Tensor, ...] | None
     embeds: denoisers.TextEmbeds | None

@@ -37,7 +37,10 @@ def batches_of(components: Components, params, masks: bool = False) -> Batches:
         for image in range(count):
             for flip in (False, True):
                 cache.moments[(is_class, image, flip, (32, 32))] = torch.rand(MOMENTS, generator=generator)
-    return Batches(params, cache, components.noise_scheduler, 3, 0, 1, 2 * params.train_batch_size)
+    return Batches(
+        params, cache, num_train_timesteps=1000, latent_channels=3, rank=0, ranks=1,
+        micro_batch_size=2 * params.train_batch_size,
+    )  # fmt: skip
 
 
 def papers_loss(components: Components, batch: Batch, params, snr_gamma: float) -> Tensor:

@@ -1,6 +1,4 @@
-"""The result does not depend on the cluster: ranks, accumulation and ZeRO stage change the rounding and nothing else."""
-
-from pathlib import Path
+"""The result does not depend on the cluster: ranks, accumulation and ZeRO stage change rounding and nothing else."""
 
 import pytest
 from loop import Case, Outcome, layout, run
@@ -56,9 +54,7 @@ def test_losses_and_weights_are_those_of_one_rank(outcomes: dict[str, Outcome], 
     # Adam divides by the gradient's size and so magnifies rounding where that is near zero: not every entry is equal.
     allowed = 0.01 * PARAMS.learning_rate * STEPS
     entries = sum(tensor.numel() for tensor in theirs.weights.values())
-    far = sum(
-        int(((ours.weights[name] - tensor).abs() > allowed).sum()) for name, tensor in theirs.weights.items()
-    )
+    far = sum(int(((ours.weights[name] - tensor).abs() > allowed).sum()) for name, tensor in theirs.weights.items())
     assert far <= 0.001 * entries, f"{far} of {entries} weights differ by more than {allowed}"
 
 
