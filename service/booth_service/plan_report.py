@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from booth.contract.models import Recipe
-from booth_service.errors import ServiceError
+from booth_service.errors import BaseModelError, ServiceError
 from booth_service.plan import GB, Devices, Plan, Work, plan
 from booth_service.plan_memory import usable_bytes
 from booth_service.plan_sizes import ModelSizes, measured_families, sizes_of_family, sizes_of_folder
@@ -105,6 +105,7 @@ def asked(options: argparse.Namespace) -> Question:
     """The question, with what the recipe says where the command line is silent. Raises BaseModelError."""
     sizes = sizes_of(options.base_model)
     recipe, resolution = dials_of(sizes)
+    check_resolution(options.resolution or resolution, sizes.vae_scale_factor)
     class_images = recipe.num_class_images if options.class_images is None else max(0, options.class_images)
     class_images = 0 if options.no_prior else class_images
     work = Work(
@@ -136,7 +137,16 @@ def sizes_of(base_model: str) -> ModelSizes:
     """The sizes of a measured family or of a folder. Raises BaseModelError."""
     if base_model in measured_families():
         return sizes_of_family(base_model)
+    if not Path(base_model).is_dir():
+        raise BaseModelError(f"{base_model} is no folder and none of {', '.join(measured_families())}")
     return sizes_of_folder(Path(base_model))
+
+
+def check_resolution(resolution: int, multiple: int) -> None:
+    """Raises BaseModelError where the latent would not have whole cells."""
+    if resolution % multiple:
+        near = max(1, round(resolution / multiple)) * multiple
+        raise BaseModelError(f"resolution {resolution} is not a multiple of {multiple}; take {near}")
 
 
 def dials_of(sizes: ModelSizes) -> tuple[Recipe, int]:

@@ -70,17 +70,17 @@ class Kept:
         return torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
 
 
-def plain_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
+def plain_bytes(run: Callable[[], Tensor], module: nn.Module) -> list[int]:
     """Bytes kept from forward to backward."""
     kept = Kept(module)
     with kept.hooks():
         run()
-    return kept.nbytes
+    return [kept.nbytes]
 
 
-def checkpointed_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
-    """Bytes kept between recomputed blocks, and those of the block that keeps most while it is recomputed."""
-    between, blocks = Kept(module), [0]
+def checkpointed_bytes(run: Callable[[], Tensor], module: nn.Module) -> list[int]:
+    """Bytes kept between recomputed blocks, and then those that each block keeps while it is recomputed."""
+    between, blocks = Kept(module), list[int]()
 
     def block(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """Stands where torch's checkpoint is called: its arguments are kept, and nothing from inside."""
@@ -96,7 +96,7 @@ def checkpointed_bytes(run: Callable[[], Tensor], module: nn.Module) -> int:
     with between.hooks():
         run()
     module._set_gradient_checkpointing(False)
-    return between.nbytes + max(blocks)
+    return [between.nbytes, *blocks]
 
 
 def attention_flop(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -129,15 +129,17 @@ def byte_costs(build: Callable[[], nn.Module], calls: Sequence[Call], sizes: Seq
                     return call(module)
 
             costs[mode] = {
-                kind: slope(sizes, [count(partial(forward, call), module) for call in calls])
+                kind: growth(sizes, [count(partial(forward, call), module) for call in calls])
                 for kind, count in (("plain", plain_bytes), ("checkpointed", checkpointed_bytes))
             }
     return costs
 
 
-def slope(sizes: Sequence[int], values: Sequence[int]) -> float:
-    """Growth with the size."""
-    return (values[1] - values[0]) / (sizes[1] - sizes[0])
+def growth(sizes: Sequence[int], counts: Sequence[list[int]]) -> float:
+    """Growth with the size of what is always kept, and of the one recomputed block in which it is largest."""
+    first, second = counts
+    slopes = [(after - before) / (sizes[1] - sizes[0]) for before, after in zip(first, second, strict=True)]
+    return slopes[0] + max(slopes[1:], default=0.0)
 
 
 def forward_flop(build: Callable[[], nn.Module], calls: Sequence[Call]) -> list[int]:
