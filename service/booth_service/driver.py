@@ -3,20 +3,18 @@
 python -m booth_service.driver <job id> <attempt>
 """
 
-import math
 import sys
 import time
 
 import ray
-from safetensors import safe_open
 
 from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import Progress
 from booth.contract.states import FailureReason, JobState
 from booth_service.beats import Line, Pulse
-from booth_service.diffusion.components import family_of, weight_files
 from booth_service.errors import AttemptEnded, ServiceError
-from booth_service.plan import Devices, Plan, plan
+from booth_service.plan import Devices, Plan, plan, work_of
+from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.class_set import ClassSetSpec
 from booth_service.prior.generate import ClassImages, ensure_class_images
 from booth_service.publish.publisher import Export, publish_manifest
@@ -94,27 +92,13 @@ class RankPulse:
 def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
     """The job's plan on this cluster's devices."""
     resources = ray.cluster_resources()
-    params = brief.params
-    trained = trained_parameters(brief, store, config.scratch_dir)
+    sizes = sizes_of_folder(materialize(store, brief.base_files, config.scratch_dir))
     return plan(
         Devices(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0), gpu_memory_bytes=0),
-        train_batch_size=params.train_batch_size,
-        with_prior=params.num_class_images > 0,
-        trained_parameters=trained,
+        work_of(brief.params, sizes),
         serving_gpus=brief.serving_gpus,
         max_ranks=brief.max_ranks,
     )
-
-
-def trained_parameters(brief: Brief, store: ObjectStore, scratch_dir: str | None) -> int:
-    """How many parameters the job trains, from the headers of the base model's files."""
-    folder = materialize(store, brief.base_files, scratch_dir)
-    parts = family_of(folder).trained_folders(brief.params.train_text_encoder)
-    count = 0
-    for path in (path for part in parts for path in weight_files(folder, part)):
-        with safe_open(folder / path, "pt") as weights:
-            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return count
 
 
 def prepare_class_images(
