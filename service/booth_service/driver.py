@@ -3,6 +3,7 @@
 python -m booth_service.driver <job id> <attempt>
 """
 
+import importlib.util
 import sys
 import time
 
@@ -12,7 +13,7 @@ from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import Progress
 from booth.contract.states import FailureReason, JobState
 from booth_service.beats import Line, Pulse
-from booth_service.errors import AttemptEnded, ServiceError
+from booth_service.errors import AttemptEnded, DoesNotFit, MissingExtra, ServiceError
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.class_set import ClassSetSpec
@@ -92,13 +93,41 @@ class RankPulse:
 def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
     """The job's plan on this cluster's devices."""
     resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0)
     sizes = sizes_of_folder(materialize(store, brief.base_files, config.scratch_dir))
-    return plan(
-        Devices(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0), gpu_memory_bytes=0),
+    layout = plan(
+        Devices(cpus=resources.get("CPU", 0), gpus=gpus, gpu_memory_bytes=gpu_memory_bytes() if gpus else 0),
         work_of(brief.params, sizes),
         serving_gpus=brief.serving_gpus,
         max_ranks=brief.max_ranks,
     )
+    if brief.params.optimizer == "adamw_8bit":
+        refuse_eight_bit(layout)
+    return layout
+
+
+def gpu_memory_bytes() -> int:
+    """Memory of one of the cluster's GPUs; they are taken to be of one kind."""
+
+    def total() -> int:
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory)
+
+    # A sliver of a GPU: enough to be put on a node that has one, and it waits for no whole one.
+    bytes_of_one: int = ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(total).remote())
+    return bytes_of_one
+
+
+def refuse_eight_bit(layout: Plan) -> None:
+    """Raise where 8-bit moments cannot be kept: they are not sharded, and bitsandbytes holds them on CUDA."""
+    if not layout.use_gpu or layout.zero_stage > 0:
+        raise DoesNotFit(
+            f'optimizer "adamw_8bit" works on one GPU without sharding, and this job gets {layout.why}; '
+            'use "adamw", or limit the job to one rank'
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra('optimizer "adamw_8bit" needs bitsandbytes on the cluster; install it, or use "adamw"')
 
 
 def prepare_class_images(
