@@ -122,17 +122,21 @@ class FolderDesk:
         if self.case.resume is None:
             return 0
         key = (self.root / self.case.resume / "last").read_text()
-        return checkpoint.read(engine, ema, key, self._run(), lambda key, _: Path(key).read_bytes())
+        step = checkpoint.read(engine, ema, key, self._run(), lambda key, _: Path(key).read_bytes())
+        self._write(engine, ema, step, "restored")
+        return step
 
     def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
+        (self.folder / "last").write_text(self._write(engine, ema, step, f"checkpoint-{step}"))
+
+    def _write(self, engine: Engine, ema: Ema | None, step: int, place: str) -> str:
         def put(name: str, body: bytes) -> str:
-            path = self.folder / f"checkpoint-{step}" / name
+            path = self.folder / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)
             return str(path)
 
-        key = checkpoint.write(engine, ema, step, 1, self._run(), put)
-        (self.folder / "last").write_text(key)
+        return checkpoint.write(engine, ema, step, 1, self._run(), put)
 
     def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
         self.drawn.append(step)
