@@ -175,3 +175,17 @@ def test_the_same_photo_twice_keeps_the_first_ones_caption(plane, user):
     image = user.put(plane, photo())
     driver = started(plane, user, images=[{**image, "caption": "sks one"}, {**image, "caption": "sks two"}])
     assert [each.caption for each in brief_of(driver).photos] == ["sks one"]
+
+
+@pytest.mark.parametrize("stored_as", ["photo", "mask"])
+def test_a_picture_that_is_its_own_mask_is_held_when_it_is_stored_as_both(plane, user, stored_as):
+    body = user.put(plane, mask())
+    earlier = body if stored_as == "photo" else user.put(plane, photo(), mask=body)
+    assert post(user, {"images": [earlier]}).status_code == 202
+    both = {"images": [{**body, "mask": body}]}
+    [target] = post(user, both, "/v1/jobs/prepare").json()["uploads"]
+    assert target["url"] is not None
+    user.put(plane, mask())
+    assert post(user, both, key="k2").status_code == 202
+    [target] = post(user, both, "/v1/jobs/prepare").json()["uploads"]
+    assert target["url"] is None
