@@ -1,12 +1,13 @@
 """The attempt's line to the control plane: its brief, its beats, and how it ended."""
 
 import threading
+import time
 from dataclasses import dataclass
 
 import httpx2
 from pydantic import SecretStr
 
-from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published
+from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published, SampleStrip
 from booth.contract.jobs import Progress
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.errors import AttemptEnded, BadWeights, ServiceError
@@ -14,6 +15,8 @@ from booth_service.settings import attempt_token
 
 BEAT_INTERVAL_S = 1.0
 IDLE_BEAT_INTERVAL_S = 10.0
+LAST_WORDS_S = 20.0  # how long the end of a pulse waits for an API that is away
+MAX_STRIPS_PER_BEAT = 50  # the API reads at most 1 MiB; a strip of eight pictures is some 3 KiB
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Pulse:
         self._beat = Beat(fence=fence, state=state, progress=progress)
         self._notes: list[str] = []
         self._warnings: list[str] = []
+        self._samples: list[SampleStrip] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
@@ -80,7 +84,7 @@ class Pulse:
     def __exit__(self, *_: object) -> None:
         self._stopped = True
         self._wake.set()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=LAST_WORDS_S + 10)
 
     def say(
         self,
@@ -90,13 +94,18 @@ class Pulse:
         note: str | None = None,
         warning: str | None = None,
         checkpoint_key: str | None = None,
+        samples: SampleStrip | None = None,
     ) -> None:
-        """Replace what the next beat says. Notes, warnings and the last checkpoint wait until they have been sent."""
+        """Replace what the next beat says.
+
+        Notes, warnings, strips of sample pictures and the last checkpoint wait until they have been sent.
+        """
         with self._lock:
             changes = {"progress": progress, "state": state, "checkpoint_key": checkpoint_key}
             self._beat = self._beat.model_copy(update={key: new for key, new in changes.items() if new is not None})
             self._notes += [note] if note else []
             self._warnings += [warning] if warning else []
+            self._samples += [samples] if samples else []
         self._wake.set()
 
     def check(self) -> None:
@@ -105,29 +114,34 @@ class Pulse:
             raise AttemptEnded(f"{self._line.job_id} was asked to stop")
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped:
             woken = self._wake.wait(IDLE_BEAT_INTERVAL_S)
             self._wake.clear()
-            last = self._stopped  # read before sending, so that what was said until then is sent too
+            if self._stopped:
+                break
             self._send()
-            if last:
-                return
             if woken:
-                threading.Event().wait(BEAT_INTERVAL_S)
+                time.sleep(BEAT_INTERVAL_S)
+        deadline = time.monotonic() + LAST_WORDS_S
+        while not self._send() and time.monotonic() < deadline:
+            time.sleep(BEAT_INTERVAL_S)
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
+        """One beat; true where nothing that was said until then waits any more."""
         with self._lock:
             notes, warnings = len(self._notes), len(self._warnings)
-            said = {"note": "; ".join(self._notes) or None, "warning": "; ".join(self._warnings) or None}
-            beat = self._beat.model_copy(update=said)
+            samples = self._samples[:MAX_STRIPS_PER_BEAT]
+            note, warning = "; ".join(self._notes) or None, "; ".join(self._warnings) or None
+            beat = self._beat.model_copy(update={"note": note, "warning": warning, "samples": samples})
         try:
             self.desired = self._line.beat(beat)
         except AttemptEnded:
             self.desired = Desired.CANCEL
-            return
+            return True
         except (ServiceError, httpx2.HTTPError):
-            return
+            return False
         with self._lock:
-            del self._notes[:notes], self._warnings[:warnings]
+            del self._notes[:notes], self._warnings[:warnings], self._samples[: len(samples)]
             if self._beat.checkpoint_key == beat.checkpoint_key:
                 self._beat = self._beat.model_copy(update={"checkpoint_key": None})
+            return not self._samples

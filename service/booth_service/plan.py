@@ -21,7 +21,12 @@ class Devices:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ranks, their devices, the rows each works on, and the ZeRO stage; `why` says it in one line."""
+    """Ranks, their devices, the rows each works on, and how a rank holds its memory; `why` says it in one line.
+
+    A step's rows are ranks x micro_batch_size x gradient_accumulation_steps. `zero_stage` 0 is one rank with a plain
+    fused optimizer and no DeepSpeed. The byte counts are of the fullest rank; `available_bytes` 0 means that the
+    memory of the device is not known, as on CPUs. `bucket_elements` is for gradients on their way between ranks.
+    """
 
     ranks: int
     use_gpu: bool
@@ -31,6 +36,12 @@ class Plan:
     zero_stage: int
     why: str
     fewer_ranks_than_rows: str | None = None
+    offload_optimizer: bool = False
+    activation_checkpointing: bool = False
+    bucket_elements: int = 50_000_000
+    state_bytes: int = 0
+    activation_bytes: int = 0
+    available_bytes: int = 0
 
 
 def plan(

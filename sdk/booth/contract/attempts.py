@@ -27,10 +27,15 @@ class InstancePhoto(StoredFile):
 
 
 class SampleStrip(Record):
-    """Sample pictures of one step: one file for each prompt, in order."""
+    """Sample pictures of one step: one PNG for each of `Params.sample_prompts`, in order.
+
+    `path` is below the attempt's prefix, such as "samples/00000200/00.png". `seeds` has one seed for each file, or none
+    at all where they are not known.
+    """
 
     step: int
     files: list[StoredFile]
+    seeds: list[int] = []
 
 
 class Manifest(Record):
@@ -71,7 +76,7 @@ class Brief(Record):
 class Beat(Record):
     """A sign of life. `checkpoint_key` names the manifest of a checkpoint that was just committed.
 
-    `samples` are the pictures of the latest sampled step; a repetition changes nothing.
+    `samples` are the strips that no earlier beat has brought; a repetition changes nothing.
     """
 
     fence: int
@@ -80,7 +85,7 @@ class Beat(Record):
     note: str | None = None
     warning: str | None = None
     checkpoint_key: str | None = None
-    samples: SampleStrip | None = None
+    samples: list[SampleStrip] = []
 
 
 class BeatReply(Record):

@@ -36,6 +36,16 @@ def checkpoint_file(tenant_id: str, job_id: str, number: int, step: int, name: s
     return f"{attempt(tenant_id, job_id, number)}/checkpoints/{step:08d}/{name}"
 
 
+def sample_file(tenant_id: str, job_id: str, number: int, step: int, name: str) -> str:
+    """One sample picture, drawn after `step` optimizer steps."""
+    return f"{attempt(tenant_id, job_id, number)}/{sample_path(step, name)}"
+
+
+def sample_path(step: int, name: str) -> str:
+    """A sample picture's place below its attempt's prefix."""
+    return f"samples/{step:08d}/{name}"
+
+
 def base_file(sha256: str) -> str:
     """A file of a base model, by content."""
     return f"base-models/blobs/{sha256}"
