@@ -1,4 +1,4 @@
-"""The operator's side of boothctl: `up`, `admin` and `demo` start other programs and need the service's packages."""
+"""The operator's side of boothctl: commands that start other programs; all but `plan` need the service's packages."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def demo(context: typer.Context) -> None:
         out.say("error: the demo needs a source checkout: clone the repository and run `make demo` there.")
         raise typer.Exit(out.USAGE)
     _become(str(script), *context.args)
+
+
+@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+def plan(context: typer.Context) -> None:
+    """Ranks, memory, time and cost of a job that is not run; `boothctl plan --help` lists what it takes."""
+    os.execv(sys.executable, [sys.executable, "-m", "booth_service.plan_report", *context.args])  # needs no extra
 
 
 def _become(*arguments: str) -> None:

@@ -29,7 +29,7 @@ from typer.testing import CliRunner, Result
 import booth
 from booth.cli import app as boothctl
 from booth.contract.jobs import JobSpec, PhotoRef
-from booth.images import Photo
+from booth.images import CheckedPhoto
 from booth_service.app import create_app
 from booth_service.control import auth, base_models
 from booth_service.control.plane import Plane, utc_now
@@ -302,7 +302,7 @@ def test_photos_that_were_never_sent_make_no_job(user: User) -> None:
 
 
 def test_bytes_that_are_no_photo_are_refused_though_the_client_was_passed_by(user: User) -> None:
-    bad = [Photo("notes.jpg", b"milk, eggs, bread"), Photo("half.jpg", b"\xff\xd8\xff\xe0 and no more")]
+    bad = [CheckedPhoto("notes.jpg", b"milk, eggs, bread"), CheckedPhoto("half.jpg", b"\xff\xd8\xff\xe0 and no more")]
     spec = SPEC.model_copy(update={"images": [photo.ref for photo in bad]})
     headers = {"Authorization": f"Bearer {user.api_key}", "Idempotency-Key": "k"}
     body = spec.model_dump(mode="json")

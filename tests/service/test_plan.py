@@ -1,16 +1,22 @@
 """The layout of a job is a pure function of numbers."""
 
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
 import pytest
+from benchmarks.chooser import BY_HAND, agreement, chosen_by_the_planner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from booth_service.errors import DoesNotFit
-from booth_service.plan import Devices, Plan, plan, state_bytes
+from booth_service.plan import GB, WAYS, WAYS_OF_ONE_RANK, Devices, Plan, Way, Work, plan
+from booth_service.plan_sizes import line, sizes_of_family
 
-SD15_PARAMETERS = 982_000_000
+SD15, SDXL = sizes_of_family("sd15"), sizes_of_family("sdxl")
 
 
-def layout(devices: Devices, train_batch_size: int = 1, **changes: float) -> Plan:
-    settings = {"with_prior": True, "trained_parameters": SD15_PARAMETERS, "serving_gpus": 0.0, "max_ranks": 0}
-    return plan(devices, train_batch_size=train_batch_size, **{**settings, **changes})
+def work(train_batch_size: int = 1, with_prior: bool = True, **changes) -> Work:
+    return replace(Work(SD15, train_batch_size, with_prior, resolution=512), **changes)
 
 
 @pytest.mark.parametrize(
@@ -25,27 +31,150 @@ def layout(devices: Devices, train_batch_size: int = 1, **changes: float) -> Pla
     ],
 )
 def test_ranks_divide_the_rows_of_a_step(cpus: int, batch: int, prior: bool, ranks: int, rows: int) -> None:
-    chosen = layout(Devices(cpus, 0), batch, with_prior=prior)
+    chosen = plan(Devices(cpus, 0), work(batch, prior))
     assert (chosen.ranks, chosen.micro_batch_size) == (ranks, rows)
     assert chosen.ranks * chosen.micro_batch_size == batch * (2 if prior else 1)
 
 
+def test_a_cpu_holds_what_it_is_given() -> None:
+    """Host memory is not counted, so nothing is traded for it; one rank needs no engine."""
+    assert plan(Devices(1, 0), work(4)).zero_stage == 0
+    chosen = plan(Devices(2, 0), work(4, sizes=SDXL))
+    assert (chosen.zero_stage, chosen.activation_checkpointing, chosen.offload_optimizer) == (1, False, False)
+    assert (chosen.available_bytes, chosen.use_gpu) == (0, False)
+
+
 def test_serving_keeps_its_gpus() -> None:
-    chosen = layout(Devices(64, 8, 80 * 2**30), 4, serving_gpus=2)
+    chosen = plan(Devices(64, 8, 80 * GB), work(4), serving_gpus=2)
     assert (chosen.ranks, chosen.use_gpu) == (4, True)
     with pytest.raises(DoesNotFit, match="1 GPUs, of which serving holds 1"):
-        layout(Devices(64, 1, 80 * 2**30), serving_gpus=1)
-
-
-def test_the_lowest_stage_that_fits_is_taken() -> None:
-    assert layout(Devices(8, 8, 80 * 2**30), 4).zero_stage == 1
-    assert layout(Devices(8, 8, 10 * 2**30), 4).zero_stage == 2
-    with pytest.raises(DoesNotFit, match=r"0\.98 billion .* 1 GPUs, which have 16 GiB"):
-        layout(Devices(8, 1, 16 * 2**30), 4)
-    assert state_bytes(SD15_PARAMETERS, 1, 1) == state_bytes(SD15_PARAMETERS, 1, 2) == 18 * SD15_PARAMETERS
+        plan(Devices(64, 1, 80 * GB), work(), serving_gpus=1)
+    with pytest.raises(DoesNotFit, match=r"0\.5 CPUs; training needs at least one whole device"):
+        plan(Devices(0.5, 0), work())
 
 
 def test_fewer_ranks_than_possible_are_said() -> None:
-    assert layout(Devices(8, 0), 4).fewer_ranks_than_rows is None
-    assert "2 of 8 possible ranks" in (layout(Devices(2, 0), 4).fewer_ranks_than_rows or "")
-    assert layout(Devices(8, 0), 4, max_ranks=2).fewer_ranks_than_rows is None
+    assert plan(Devices(8, 0), work(4)).fewer_ranks_than_rows is None
+    assert "2 of 8 possible ranks" in (plan(Devices(2, 0), work(4)).fewer_ranks_than_rows or "")
+    assert plan(Devices(8, 0), work(4), max_ranks=2).fewer_ranks_than_rows is None
+
+
+def test_more_devices_than_rows_stay_free() -> None:
+    """Two rows keep two of eight GPUs busy; more ranks than rows would have nothing to do."""
+    chosen = plan(Devices(64, 8, 80 * GB), work(1))
+    assert (chosen.ranks, chosen.micro_batch_size, chosen.fewer_ranks_than_rows) == (2, 1, None)
+    assert plan(Devices(64, 8, 80 * GB), work(1, with_prior=False)).ranks == 1
+    assert plan(Devices(64, 7, 80 * GB), work(2), max_ranks=64).ranks == 4
+
+
+def test_what_does_not_fit_is_refused_with_bytes_and_a_remedy() -> None:
+    with pytest.raises(DoesNotFit) as refused:
+        plan(Devices(8, 1, 6 * GB), work(4, sizes=SDXL, resolution=1024))
+    said = str(refused.value)
+    assert "3.39 billion trained parameters at 1024 px need at least" in said
+    assert "on each of 1 GPUs, of whose 6.0 GB training may fill 4.8 GB (4760000000 bytes)" in said
+    assert "use GPUs with more memory or" in said
+    assert "a resolution below 1024 px" in said
+    assert "train_text_encoder=False" in said
+    with pytest.raises(DoesNotFit, match="billion"):
+        plan(Devices(8, 1, GB // 2), work())
+
+
+def test_options_change_what_fits() -> None:
+    """One GPU of 16 GB: AdamW's states of SD 1.5 (17.7 GB) go to the host; in 8 bits (11.8 GB) they stay."""
+    card = Devices(8, 1, 16 * GB)
+    assert plan(card, work()).offload_optimizer
+    assert not plan(card, work(optimizer="adamw_8bit")).offload_optimizer
+    averaged = plan(card, work(optimizer="adamw_8bit", ema=True))
+    assert averaged.offload_optimizer, "4 bytes more for every parameter: 15.7 GB"
+    assert plan(card, work(train_text_encoder=False)).state_bytes < plan(card, work()).state_bytes
+    assert (
+        plan(Devices(8, 1, 80 * GB), work(precision="fp32")).activation_bytes
+        > plan(Devices(8, 1, 80 * GB), work()).activation_bytes
+    )
+
+
+def test_a_plan_is_frozen_and_travels() -> None:
+    chosen = plan(Devices(8, 2, 24 * GB), work())
+    assert pickle.loads(pickle.dumps(chosen)) == chosen
+    with pytest.raises(FrozenInstanceError):
+        chosen.ranks = 3
+    assert "\n" not in chosen.why
+
+
+BATCHES = st.integers(1, 24)
+DEVICES = st.builds(
+    Devices, cpus=st.just(64.0), gpus=st.integers(1, 16), gpu_memory_bytes=st.integers(6, 90).map(lambda gb: gb * GB)
+)
+WORKS = st.builds(
+    Work,
+    sizes=st.sampled_from([SD15, SDXL]),
+    train_batch_size=BATCHES,
+    with_prior=st.booleans(),
+    resolution=st.sampled_from([256, 512, 768, 1024]),
+    train_text_encoder=st.booleans(),
+    precision=st.sampled_from(["auto", "bf16", "fp32"]),
+    optimizer=st.sampled_from(["adamw", "adamw_8bit"]),
+    ema=st.booleans(),
+)
+
+
+def chosen_or_none(devices: Devices, asked: Work, max_ranks: int = 0) -> Plan | None:
+    try:
+        return plan(devices, asked, max_ranks=max_ranks)
+    except DoesNotFit:
+        return None
+
+
+@given(devices=DEVICES, asked=WORKS, max_ranks=st.integers(0, 8))
+def test_every_plan_fits_and_has_all_rows(devices: Devices, asked: Work, max_ranks: int) -> None:
+    chosen = chosen_or_none(devices, asked, max_ranks)
+    if chosen is None:
+        return
+    assert chosen.ranks * chosen.micro_batch_size * chosen.gradient_accumulation_steps == asked.rows
+    assert chosen.ranks <= min(devices.gpus, max_ranks or asked.rows)
+    assert chosen.needed_bytes <= chosen.available_bytes < devices.gpu_memory_bytes
+    assert (chosen.zero_stage == 0) == (chosen.ranks == 1 and not chosen.offload_optimizer)
+    assert 25_000_000 <= chosen.bucket_elements <= 50_000_000
+    assert chosen == plan(devices, asked, max_ranks=max_ranks), "the same numbers give the same plan"
+
+
+@given(devices=DEVICES, asked=WORKS, more=st.integers(1, 60))
+def test_more_memory_never_makes_a_slower_plan(devices: Devices, asked: Work, more: int) -> None:
+    small = chosen_or_none(devices, asked)
+    large = chosen_or_none(replace(devices, gpu_memory_bytes=devices.gpu_memory_bytes + more * GB), asked)
+    if small is None:
+        return
+    assert large is not None
+    assert large.ranks == small.ranks
+    assert place(large) <= place(small)
+    if place(large) == place(small):
+        assert large.micro_batch_size >= small.micro_batch_size
+
+
+def place(chosen: Plan) -> int:
+    """Where a plan's way stands between the fastest and the slowest."""
+    ways = WAYS if chosen.ranks > 1 else WAYS_OF_ONE_RANK
+    return ways.index(Way(chosen.zero_stage, chosen.offload_optimizer, chosen.activation_checkpointing))
+
+
+@given(devices=DEVICES, asked=WORKS)
+def test_more_devices_never_refuse_what_fewer_can_do(devices: Devices, asked: Work) -> None:
+    if chosen_or_none(devices, asked) is not None:
+        assert chosen_or_none(replace(devices, gpus=devices.gpus * 2), asked) is not None
+
+
+def test_lines_join_the_points_and_go_on() -> None:
+    points = [(10, 100.0), (20, 300.0), (40, 400.0)]
+    assert [line(points, at) for at in (10, 15, 20, 30, 40, 60)] == [100, 200, 300, 350, 400, 500]
+    assert line(points, 1) == 0
+
+
+@pytest.mark.parametrize("case", list(BY_HAND), ids=lambda case: "-".join(map(str, case)))
+def test_the_planner_agrees_with_the_table_worked_out_by_hand(case: tuple[str, int, int]) -> None:
+    assert chosen_by_the_planner(*case) == BY_HAND[case]
+
+
+def test_the_table_by_hand_has_every_case_once() -> None:
+    assert len(BY_HAND) == 32
+    assert agreement() == 32

@@ -67,6 +67,12 @@ class Components:
         """Pixels per latent cell, along one side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    @property
+    def unet_scale_factor(self) -> int:
+        """Latent cells that the UNet's lowest level makes one of, along one side: sizes must be multiples of it."""
+        config: Any = self.unet.config
+        return int(2 ** (len(config.block_out_channels) - 1))
+
 
 def family_of(folder: Path) -> Family:
     """The family of a diffusers folder, from its model_index.json. Raises BaseModelError for any other."""
