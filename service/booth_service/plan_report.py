@@ -175,7 +175,7 @@ def text(question: Question, layout: Plan, answer: Estimate) -> str:
     """The answer for a person."""
     work, gpu = question.work, GPUS[question.gpu]
     prior = f"{question.num_class_images} class images" if work.with_prior else "no prior"
-    frozen = work.sizes.frozen_parameters(work.train_text_encoder)
+    frozen = work.sizes.vae_parameters + work.frozen_text_parameters
     lines = [
         f"base model  {work.sizes.name}: {_millions(work.trained_parameters)} parameters trained, "
         f"{_millions(frozen)} frozen",

@@ -38,14 +38,6 @@ class ModelSizes:
     row_scale: float = 1.0
     scaled_from: str | None = None
 
-    def trained_parameters(self, train_text_encoder: bool) -> int:
-        """UNet, and the text encoders where they are trained."""
-        return self.unet_parameters + (sum(self.text_encoder_parameters) if train_text_encoder else 0)
-
-    def frozen_parameters(self, train_text_encoder: bool) -> int:
-        """VAE, and the text encoders where they are not trained."""
-        return self.vae_parameters + (0 if train_text_encoder else sum(self.text_encoder_parameters))
-
     def latent_cells(self, resolution: int) -> int:
         """Cells of a square picture's latent."""
         return (resolution // self.vae_scale_factor) ** 2

@@ -88,9 +88,10 @@ def test_options_change_what_fits() -> None:
     averaged = plan(card, work(optimizer="adamw_8bit", ema=True))
     assert averaged.offload_optimizer, "4 bytes more for every parameter: 15.7 GB"
     assert plan(card, work(train_text_encoder=False)).state_bytes < plan(card, work()).state_bytes
-    assert plan(Devices(8, 1, 80 * GB), work(precision="fp32")).activation_bytes > plan(
-        Devices(8, 1, 80 * GB), work()
-    ).activation_bytes
+    assert (
+        plan(Devices(8, 1, 80 * GB), work(precision="fp32")).activation_bytes
+        > plan(Devices(8, 1, 80 * GB), work()).activation_bytes
+    )
 
 
 def test_a_plan_is_frozen_and_travels() -> None:
@@ -102,7 +103,9 @@ def test_a_plan_is_frozen_and_travels() -> None:
 
 
 BATCHES = st.integers(1, 24)
-DEVICES = st.builds(Devices, cpus=st.just(64.0), gpus=st.integers(1, 16), gpu_memory_bytes=st.integers(6, 90).map(lambda gb: gb * GB))
+DEVICES = st.builds(
+    Devices, cpus=st.just(64.0), gpus=st.integers(1, 16), gpu_memory_bytes=st.integers(6, 90).map(lambda gb: gb * GB)
+)
 WORKS = st.builds(
     Work,
     sizes=st.sampled_from([SD15, SDXL]),

@@ -63,9 +63,7 @@ def test_fewer_class_images_and_frozen_encoders_cost_less(capsys: pytest.Capture
         (["--resolution", "510"], ["510", "multiple of 8", "512"]),
     ],
 )
-def test_what_cannot_be_is_refused(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
-) -> None:
+def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]) -> None:
     assert plan_report.main(arguments) == plan_report.REFUSED
     said = capsys.readouterr()
     assert said.out == ""
