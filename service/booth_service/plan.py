@@ -56,7 +56,8 @@ class Plan:
 
     A step's rows are ranks x micro_batch_size x gradient_accumulation_steps. `zero_stage` 0 is one rank with a plain
     fused optimizer and no DeepSpeed. The byte counts are of one rank; `available_bytes` 0 means that the memory of
-    the device is not known, as on CPUs. `host_bytes` is what an offloaded optimizer takes. `bucket_elements` is for gradients on their way between ranks.
+    the device is not known, as on CPUs. `host_bytes` is what an offloaded optimizer takes. `bucket_elements` is for
+    gradients on their way between ranks.
     """
 
     ranks: int

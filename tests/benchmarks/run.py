@@ -1,8 +1,8 @@
 """Booth's figures against their goals: python tests/benchmarks/run.py, or ONLY=B1,C2 for some of them.
 
 One line for each figure: its name, the median of several runs, the middle half of them, the goal, and whether it is
-reached; for a count, how many of how many. Exit status 1 where one is short. Figures are ratios of two things measured in turn, so that a busy or a slow
-machine changes both alike.
+reached; for a count, how many of how many. Exit status 1 where one is short. Figures are ratios of two things measured
+in turn, so that a busy or a slow machine changes both alike.
 """
 
 import os

@@ -70,13 +70,12 @@ def fullest_bytes(stage: int, bf16: bool) -> int:
         look()
         engine.step()
     engine.destroy()
-    print(stage, bf16, seen, flush=True)
     return max(seen)
 
 
 def live_storages() -> Iterator[torch.UntypedStorage]:
     for found in gc.get_objects():
-        if type(found) in (torch.Tensor, torch.nn.Parameter) and found.layout is torch.strided:
+        if type(found) in (torch.Tensor, torch.nn.Parameter) and not found.is_meta:
             yield found.untyped_storage()
             if found.is_leaf and found.grad is not None:
                 yield found.grad.untyped_storage()

@@ -57,7 +57,7 @@ def test_fewer_class_images_and_frozen_encoders_cost_less(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gpus", "1", "--gpu-memory", "4"], ["billion trained parameters", "bytes", "use GPUs with more memory"]),
+        (["--gpus", "1", "--gpu-memory", "3"], ["billion trained parameters", "bytes", "use GPUs with more memory"]),
         (["--gpus", "1", "--serving-gpus", "1"], ["serving holds 1"]),
         (["--base-model", "nowhere/at/all"], ["nowhere/at/all", "is no folder", "sd15"]),
         (["--resolution", "510"], ["510", "multiple of 8", "512"]),
