@@ -147,7 +147,8 @@ def plan(devices: Devices, work: Work, *, serving_gpus: float = 0, max_ranks: in
     fewer = None
     if ranks < possible:
         fewer = f"training runs on {ranks} of {possible} possible ranks: {free} {kind}s are free"
-    return _with_words(chosen, work, available, fewer)
+    idle = min(free, max_ranks or free) - work.rows
+    return _with_words(chosen, work, available, fewer, max(0, idle))
 
 
 def _free_devices(devices: Devices, serving_gpus: float) -> int:
@@ -208,13 +209,15 @@ def _layout(work: Work, ranks: int, use_gpu: bool, way: Way, micro_batch_size: i
     )
 
 
-def _with_words(chosen: Plan, work: Work, available: int, fewer: str | None) -> Plan:
+def _with_words(chosen: Plan, work: Work, available: int, fewer: str | None, idle: int) -> Plan:
     kind = "GPU" if chosen.use_gpu else "CPU"
     rows = chosen.micro_batch_size * chosen.gradient_accumulation_steps
     words = [
         f"{chosen.ranks} rank{'s' * (chosen.ranks > 1)} on {kind}s for {work.rows} rows a step, {rows} each",
         f"ZeRO stage {chosen.zero_stage}" if chosen.zero_stage else "plain optimizer, nothing to share",
     ]
+    if idle:
+        words.append(f"no row for {idle} more")
     if chosen.gradient_accumulation_steps > 1:
         words.append(f"{chosen.micro_batch_size} at once, {chosen.gradient_accumulation_steps} accumulated")
     if chosen.activation_checkpointing:

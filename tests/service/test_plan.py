@@ -63,6 +63,8 @@ def test_more_devices_than_rows_stay_free() -> None:
     """Two rows keep two of eight GPUs busy; more ranks than rows would have nothing to do."""
     chosen = plan(Devices(64, 8, 80 * GB), work(1))
     assert (chosen.ranks, chosen.micro_batch_size, chosen.fewer_ranks_than_rows) == (2, 1, None)
+    assert "no row for 6 more" in chosen.why
+    assert "no row" not in plan(Devices(64, 8, 80 * GB), work(4)).why
     assert plan(Devices(64, 8, 80 * GB), work(1, with_prior=False)).ranks == 1
     assert plan(Devices(64, 7, 80 * GB), work(2), max_ranks=64).ranks == 4
 
