@@ -1,8 +1,12 @@
 """Real parts for the tests: a SeaweedFS server, a bucket in it, and the whole one-machine stack."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+# Before torch is loaded anywhere: tiny models gain nothing from more threads, and lose much beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from one_machine import OneMachine

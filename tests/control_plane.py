@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from safetensors.numpy import save
 from starlette.testclient import TestClient
 
-from booth.contract.attempts import Manifest, Published, StoredFile
+from booth.contract.attempts import Manifest, Published, SampleStrip, StoredFile
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth_service.control import auth, base_models, web
@@ -123,13 +123,13 @@ class User:
 
     def put_photos(self, plane: Plane, count: int = 1) -> list[dict]:
         """Upload photos as the client does; returns their references."""
-        references = []
-        for number in range(count):
-            body = photo(seed=number)
-            digest = hashlib.sha256(body).hexdigest()
-            plane.store.put(keys.upload(self.tenant_id, digest), body)
-            references.append({"sha256": digest, "bytes": len(body), "filename": f"{number}.png"})
-        return references
+        return [self.put(plane, photo(seed=number), f"{number}.png") for number in range(count)]
+
+    def put(self, plane: Plane, body: bytes, filename: str = "photo", **more) -> dict:
+        """Upload one file as the client does; returns its reference."""
+        digest = hashlib.sha256(body).hexdigest()
+        plane.store.put(keys.upload(self.tenant_id, digest), body)
+        return {"sha256": digest, "bytes": len(body), "filename": filename, **more}
 
     def submit(self, plane: Plane, key: str = "k1", **dials) -> httpx2.Response:
         spec = {"class_noun": "dog", "token": "sks", "images": self.put_photos(plane), **dials}
@@ -167,11 +167,22 @@ def http(plane: Plane) -> TestClient:
     return TestClient(web.build(lifespan), raise_server_exceptions=False)
 
 
-def photo(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
+def photo(seed: int = 0, size: tuple[int, int] = (80, 64)) -> bytes:
     """A PNG that differs by seed."""
     pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def mask(
+    size: tuple[int, int] = (80, 64), white: tuple[int, int, int, int] = (30, 20, 50, 40), level: int = 255
+) -> bytes:
+    """A PNG, black but for a box from left, upper to right, lower."""
+    image = Image.new("L", size)
+    image.paste(level, white)
+    out = io.BytesIO()
+    image.save(out, "PNG")
     return out.getvalue()
 
 
@@ -191,7 +202,9 @@ def tiny_base(store: ObjectStore) -> list[StoredFile]:
     vocabulary, merges = _merged_vocabulary(letters, words)
     files = {
         "model_index.json": b"{}",
+        "unet/config.json": json.dumps({"down_block_types": ["DownBlock2D"] * 2}).encode(),
         "unet/diffusion_pytorch_model.safetensors": weights(),
+        "vae/config.json": json.dumps({"block_out_channels": [8, 8, 16, 16]}).encode(),
         "vae/diffusion_pytorch_model.safetensors": weights(5),
         "tokenizer/vocab.json": json.dumps(vocabulary).encode(),
         "tokenizer/merges.txt": ("#version: 0.2\n" + "\n".join(merges)).encode(),
@@ -257,6 +270,24 @@ class Driver:
         progress = {"phase": more.pop("phase", state), "step": step, "total_steps": 10}
         return self.call("POST", "/beat", fence=self.fence, state=state, progress=progress, **more)
 
+    def samples(self) -> list[dict]:
+        """The job's strips as its owner sees them."""
+        return self.http.get(f"/v1/jobs/{self.job_id}/samples").json()["steps"]
+
+    def strip(self, step: int, seed: int = 7) -> dict:
+        """Store a picture for each sample prompt as the loop does; returns what its beat says of them."""
+        with self.plane.database.read() as session:
+            job = session.get_one(Job, self.job_id)
+        files = []
+        for number in range(len(job.params["sample_prompts"])):
+            name = f"{number:02d}.png"
+            body = photo(seed=10 * seed + number)
+            key = keys.sample_file(job.tenant_id, job.id, self.number, step, name)
+            self.plane.store.put(key, body, "image/png")
+            digest = hashlib.sha256(body).hexdigest()
+            files.append(StoredFile(path=keys.sample_path(step, name), key=key, bytes=len(body), sha256=digest))
+        return SampleStrip(step=step, files=files, seeds=[seed] * len(files)).model_dump()
+
     def failed(self, reason: str, detail: str = "") -> httpx2.Response:
         return self.call("POST", "/failed", fence=self.fence, reason=reason, detail=detail)
 
@@ -288,3 +319,13 @@ class Driver:
         store.put(manifest_key, written)
         digest = hashlib.sha256(written).hexdigest()
         return Published(fence=self.fence, manifest_key=manifest_key, manifest_sha256=digest)
+
+
+def next_attempt(plane: Plane, cluster: Cluster, clock: Clock, driver: Driver) -> Driver:
+    """The driver of the attempt that follows the one which just ended."""
+    cluster.jobs[driver.ray_job] = RayStatus.FAILED
+    reconciler = Reconciler(plane)
+    reconciler.round()
+    clock.advance(60)
+    reconciler.round()
+    return Driver(plane, driver.http, driver.job_id, driver.number + 1, driver.fence + 1)

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from booth.contract.attempts import StoredFile
 from booth.contract.jobs import Progress
 from booth.contract.states import JobState
-from booth_service.training.worker import WorkerConfig, train_loop_per_worker
+from booth_service.training.rank import WorkerConfig, train_loop_per_worker
 
 
 class Recorder:

@@ -96,6 +96,13 @@ def empty_file(folder: Path) -> Path:
     return path
 
 
+def mask(size: tuple[int, int] = (64, 64), white: tuple[int, int, int, int] = (16, 16, 48, 48)) -> Image.Image:
+    """Black, with a white box from left, upper to right, lower."""
+    image = Image.new("L", size)
+    image.paste(255, white)
+    return image
+
+
 def good_photos(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"{number:02d}.jpg" for number in range(count)]
     for number, path in enumerate(paths):

@@ -1,5 +1,7 @@
 """A real HTTP server on loopback that gives scripted answers and remembers what it was asked."""
 
+import hashlib
+import io
 import json
 import threading
 from collections import defaultdict
@@ -11,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 import pydantic
+from PIL import Image
 
 from booth.contract.jobs import Event, EventPage, JobRecord, LogPage, Params, PreparedJob, Progress
 from booth.contract.models import ModelRecord
 from booth.contract.problems import Problem
+from booth.contract.samples import JobSamples, SampledStep, SampleFile
 from booth.contract.states import JobState
 
 CUT = -1  # an answer that never comes: the connection is closed
@@ -83,6 +87,36 @@ def page(*events: Event, job: JobRecord | None = None) -> EventPage:
 
 def log(text: str, end: int, attempt: int = 1, complete: bool = False) -> LogPage:
     return LogPage(text=text, next_offset=end, attempt=attempt, complete=complete)
+
+
+PROMPTS = ["a photo of sks dog", "a photo of sks dog on the beach"]
+SAMPLES = "/v1/jobs/job_1/samples"
+
+
+def sampled(service: "ScriptedService", *steps: int) -> JobSamples:
+    """A listing of strips whose pictures lie behind links of the service; each has a colour of its own."""
+    listed = []
+    for step in steps:
+        files = []
+        for number, prompt in enumerate(PROMPTS):
+            png = sample_png(step, number)
+            path = f"/s3/{step}/{number}"
+            service.on("GET", path, png)
+            digest = hashlib.sha256(png).hexdigest()
+            url = f"{service.url}{path}?sig=x"
+            files.append(SampleFile(prompt=prompt, seed=7, bytes=len(png), sha256=digest, url=url))
+        listed.append(SampledStep(step=step, attempt=1, pictures=files))
+    return JobSamples(steps=listed)
+
+
+def sample_colour(step: int, number: int) -> tuple[int, int, int]:
+    return (step % 256, 100 * number, 50)
+
+
+def sample_png(step: int, number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), sample_colour(step, number)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def problem(code: str, status: int, title: str = "No.", **more: object) -> Problem:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "training": {
         "booth_service.diffusion",
         "booth_service.data",
+        "booth_service.settings",
         "booth_service.storage",
         "booth_service.plan",
         "booth_service.beats",

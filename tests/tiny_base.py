@@ -10,8 +10,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 LATENT_CHANNELS = 3
 
 
-def write_tiny_base(folder: Path, prediction_type: str = "epsilon") -> Path:
-    """Write the folder; equal calls write equal weights. 32 px pictures, 16 px latents, 24 tokens."""
+def write_tiny_base(folder: Path, prediction_type: str = "epsilon", *, version: int = 1) -> Path:
+    """Write the folder; equal calls write equal weights. 32 px pictures, 16 px latents, 24 tokens.
+
+    Version 2 has the topology of Stable Diffusion 2.x: linear projections, other head counts by block, and an
+    activation and a projection width of its own in the text encoder.
+    """
     torch.manual_seed(0)
     tokenizer = build(folder.with_name(folder.name + "-tokenizer"))
     vae = AutoencoderKL(
@@ -33,14 +37,16 @@ def write_tiny_base(folder: Path, prediction_type: str = "epsilon") -> Path:
         block_out_channels=(16, 32),
         layers_per_block=1,
         cross_attention_dim=16,
-        attention_head_dim=2,
+        attention_head_dim=2 if version == 1 else (2, 4),
+        use_linear_projection=version == 2,
         norm_num_groups=4,
     )
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
-        projection_dim=16,
+        projection_dim=16 if version == 1 else 12,
+        hidden_act="quick_gelu" if version == 1 else "gelu",
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=MAX_LENGTH,

@@ -28,6 +28,8 @@ from booth.errors import (
 from booth.jobs import Job
 from booth.models import Model
 from booth.pictures import GeneratedImage
+from booth.samples import SamplePicture, SampleStrip
+from booth.subjects import Photo, Subject
 
 __all__ = [
     "APIConnectionError",
@@ -55,7 +57,11 @@ __all__ = [
     "NotFoundError",
     "Params",
     "PausedError",
+    "Photo",
     "Progress",
+    "SamplePicture",
+    "SampleStrip",
+    "Subject",
     "TrainingOptions",
     "TransferError",
     "UnavailableError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_operator
+from booth import cli_operator, cli_samples, job_file
 from booth import cli_output as out
+from booth.cli_output import AsJson, JobId
 from booth.client import Client
 from booth.contract.states import JobState
 from booth.errors import BoothError
@@ -46,15 +46,17 @@ app = typer.Typer(
     epilog=out.EXIT_CODES_HELP,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
 @app.command()
 def submit(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTOS", help="Photo files, folders or globs.")],
-    class_noun: Annotated[str, typer.Option("--class", "--class-noun", help='What the subject is, such as "dog".')],
+    photos: Annotated[
+        list[str] | None, typer.Argument(metavar="PHOTOS", help="Photo files, folders or globs.", show_default=False)
+    ] = None,
+    class_noun: Annotated[
+        str | None, typer.Option("--class", "--class-noun", help='What the subject is, such as "dog".')
+    ] = None,
     token: Annotated[str | None, typer.Option(help="The word that names the subject; a rare one is picked.")] = None,
     base_model: Annotated[str | None, typer.Option(help="What to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
@@ -70,27 +72,41 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Of all that is random in the job.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call job and model.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Two submissions with one key make one job.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A YAML or JSON file of these and more; options given here win over it."
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the job's id and return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Teach a base model the subject of some photos. Dials left out take the base model's recipe."""
+    given = {
+        "images": photos or None,
+        "token": token,
+        "class_noun": class_noun,
+        "base_model": base_model,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "text_encoder_learning_rate": text_encoder_learning_rate,
+        "prior_loss_weight": prior_loss_weight,
+        "num_class_images": num_class_images,
+        "train_text_encoder": train_text_encoder,
+        "resolution": resolution,
+        "train_batch_size": train_batch_size,
+        "seed": seed,
+        "name": name,
+        "idempotency_key": idempotency_key,
+    }
+    asked = job_file.read(config) if config is not None else {}
+    asked |= {dial: value for dial, value in given.items() if value is not None}
+    for dial, option in (("images", "PHOTOS"), ("class_noun", "--class")):
+        if dial not in asked:
+            raise typer.BadParameter(f"Give {option}, or {dial}: in the file of --config.")
     with Client() as client:
         job = client.personalize(
-            photos,
-            token=token,
-            class_noun=class_noun,
-            base_model=base_model,
-            steps=steps,
-            learning_rate=learning_rate,
-            text_encoder_learning_rate=text_encoder_learning_rate,
-            prior_loss_weight=prior_loss_weight,
-            num_class_images=num_class_images,
-            train_text_encoder=train_text_encoder,
-            resolution=resolution,
-            train_batch_size=train_batch_size,
-            seed=seed,
-            name=name,
-            idempotency_key=idempotency_key,
+            **asked,
             on_upload=lambda done, total, file: out.say(f"sent {file} ({done / 2**20:.1f}/{total / 2**20:.1f} MiB)"),
         )
         if detach:
@@ -121,7 +137,11 @@ def list_jobs(
 def get(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job with all its parameters."""
     with Client() as client:
-        _show_job(client.jobs.get(job_id), as_json)
+        job = client.jobs.get(job_id)
+        if as_json:
+            _show_job(job, as_json)
+        else:
+            typer.echo(out.job_text(job, cli_samples.so_far(job)))
 
 
 @app.command()
@@ -164,11 +184,14 @@ def models(
 ) -> None:
     """List models, newest first."""
     with Client() as client:
-        records = [model.record for model in client.models.list(limit)]
+        found = client.models.list(limit)
     if as_json:
-        out.show_json([record.model_dump(mode="json") for record in records])
-    elif records:
-        rows = [[r.id, r.prompt_prefix, r.base_model, f"{r.created_at:%Y-%m-%d %H:%M}", r.name] for r in records]
+        out.show_json([model.record.model_dump(mode="json") for model in found])
+    elif found:
+        rows = [
+            [m.id, " + ".join(m.prompt_prefixes), m.base_model, f"{m.record.created_at:%Y-%m-%d %H:%M}", m.name]
+            for m in found
+        ]
         out.show_table(("ID", "SAY", "BASE MODEL", "CREATED", "NAME"), rows)
     else:
         out.say("no models; a job that succeeds makes one")
@@ -194,7 +217,7 @@ def generate(
     out_dir.mkdir(parents=True, exist_ok=True)
     saved = []
     for number, picture in enumerate(pictures, start=1):
-        path = picture.save(out_dir / f"{number:03d}-{_slug(picture.prompt)}-{picture.seed}.png")
+        path = picture.save(out_dir / f"{number:03d}-{out.slug(picture.prompt)}-{picture.seed}.png")
         saved.append({"path": str(path), "prompt": picture.prompt, "seed": picture.seed})
         if not as_json:
             typer.echo(path)
@@ -217,6 +240,7 @@ def download(
         typer.echo(path)
 
 
+app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)
 
 
@@ -253,10 +277,6 @@ def _show_job(job: Job, as_json: bool, brief: bool = False) -> None:
         out.show_json(job.record.model_dump(mode="json"))
     else:
         typer.echo(job.id if brief else out.job_text(job))
-
-
-def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
 
 
 if __name__ == "__main__":

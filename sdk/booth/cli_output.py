@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,6 +42,10 @@ _BY_KIND: tuple[tuple[type[errors.BoothError], int], ...] = (
     (errors.NoServerError, AWAY),
     (errors.ConfigError, USAGE),
 )
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 
 
 def exit_code(error: Exception) -> int:
@@ -84,14 +90,15 @@ def job_row(job: Job) -> list[str]:
     return [job.id, job.status.value, done, job.params.class_noun, f"{job.created_at:%Y-%m-%d %H:%M}", job.name]
 
 
-def job_text(job: Job) -> str:
-    """A job in full, for a person."""
+def job_text(job: Job, samples: str | None = None) -> str:
+    """A job in full, for a person; `samples` says what it has drawn so far."""
     lines = [
         f"id:        {job.id}",
         f"name:      {job.name}",
         f"status:    {job.status.value} ({job.status_detail})",
         f"progress:  {progress_text(job.progress)}",
         f"model:     {job.model_id or '-'}",
+        *([] if samples is None else [f"samples:   {samples}"]),
         *(f"warning:   {text}" for text in job.warnings),
         "params:",
         *(f"  {name}: {value}" for name, value in job.params.model_dump().items()),
@@ -102,7 +109,7 @@ def job_text(job: Job) -> str:
 
 
 def progress_text(progress: JobProgress) -> str:
-    """Progress as a phrase: phase, step, loss, speed and the time left in this phase."""
+    """Progress as a phrase: phase, step, loss, speed, the time left in this phase, and what else is known."""
     parts = [progress.phase]
     if progress.total_steps:
         parts[0] += f" {progress.step}/{progress.total_steps}"
@@ -112,7 +119,29 @@ def progress_text(progress: JobProgress) -> str:
         parts.append(f"{progress.images_per_second:.2f} images/s")
     if progress.eta_s is not None:
         parts.append(f"{duration(progress.eta_s)} left")
-    return ", ".join(parts)
+    return ", ".join(parts + _measures(progress))
+
+
+def _measures(progress: JobProgress) -> list[str]:
+    """What a curious reader wants to know of the last step, the known ones alone."""
+    rates = [rate for rate in (progress.learning_rate, progress.text_encoder_learning_rate) if rate is not None]
+    said = []
+    if progress.prior_loss is not None and progress.instance_loss is not None:
+        said.append(f"instance {progress.instance_loss:.4f}, prior {progress.prior_loss:.4f}")
+    if progress.grad_norm is not None:
+        said.append(f"grad {progress.grad_norm:.3g}")
+    if rates:
+        said.append("lr " + "/".join(f"{rate:.3g}" for rate in rates))
+    if progress.mfu is not None:
+        said.append(f"MFU {progress.mfu:.0%}")
+    if progress.peak_memory_bytes is not None:
+        said.append(f"peak {progress.peak_memory_bytes / 2**30:.1f} GiB")
+    return said
+
+
+def slug(prompt: str) -> str:
+    """A prompt as a part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
 
 
 def duration(seconds: float) -> str:

@@ -9,17 +9,18 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
-import pydantic
 
 from booth import config, pictures
 from booth.contract.base import Record
-from booth.contract.jobs import JobRecord, JobSpec, PhotoRef, PreparedJob, TrainingOptions
-from booth.contract.problems import FieldProblem, field_problems
+from booth.contract.jobs import JobRecord, JobSpec, PreparedJob, TrainingOptions
+from booth.contract.problems import FieldProblem
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
-from booth.images import Photo, Photos, collect
+from booth.images import SentFile
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
 from booth.pictures import GeneratedImage
+from booth.spec import Draft, draft
+from booth.subjects import Photos, Subject
 from booth.transport import Transport
 from booth.upload import OnUpload, upload_missing
 
@@ -82,14 +83,17 @@ class Client:
         seed: int | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
+        more_subjects: Sequence[Subject] = (),
         options: TrainingOptions | None = None,
         on_upload: OnUpload | None = None,
     ) -> Job:
         """A job that teaches a base model the subject of these photos; it is queued, and this returns at once.
 
-        `images`: a folder, paths, globs, bytes, PIL images or a mix; 3 to 5 photos are enough.
+        `images`: a folder, paths, globs, bytes, PIL images, `booth.Photo`s or a mix; 3 to 5 photos are enough. Beside
+        photo.jpg, photo.txt is its caption and photo.mask.png its mask, where they are there.
         `token`: the word that will name the subject; None picks a rare one of the base model's tokenizer.
         `class_noun`: what the subject is, such as "dog". Always needed.
+        `more_subjects`: what else the same model learns, each with its own photos, token and class noun.
         Every other dial that is None takes the base model's recipe; `job.params` shows all values.
         `idempotency_key`: two calls with one key make one job.
 
@@ -111,9 +115,9 @@ class Client:
             "name": name,
             "options": options or TrainingOptions(),
         }
-        photos, spec = self._checked(images, dials)
+        files, spec = self._checked(draft(images, dials, more_subjects))
         prepared = self._transport.post("/v1/jobs/prepare", PreparedJob, body=spec, repeatable=True)
-        upload_missing(self._transport, photos, prepared.uploads, on_upload)
+        upload_missing(self._transport, files, prepared.uploads, on_upload)
         key = idempotency_key or uuid.uuid4().hex
         record = self._transport.post("/v1/jobs", JobRecord, body=spec, idempotency_key=key)
         for text in dict.fromkeys([*prepared.warnings, *record.warnings]):
@@ -143,23 +147,18 @@ class Client:
             negative_prompt=negative_prompt,
         )
 
-    def _checked(self, images: Photos, dials: dict[str, Any]) -> tuple[list[Photo], JobSpec]:
-        """The usable photos and the job to ask for; or one exception that names every bad photo and every bad dial."""
-        collection = collect(images)
-        try:
-            spec = JobSpec(images=[photo.ref for photo in collection.photos] or [_ANY_PHOTO], **dials)
-            bad_dials = []
-        except pydantic.ValidationError as error:
-            bad_dials = field_problems(error.errors())
-        if bad_dials or collection.problems:
-            bad_dials += self._unknown_base_model(dials["base_model"])
-        if bad_dials:
-            raise ValidationError([*bad_dials, *collection.problems])
-        if collection.problems:
-            raise ImageValidationError(collection.problems)
-        for text in collection.warnings:
+    def _checked(self, asked: Draft) -> tuple[list[SentFile], JobSpec]:
+        """What to send and the job to ask for; or one exception that names every bad photo and every bad dial."""
+        bad_dials = asked.bad_dials
+        if bad_dials or asked.bad_photos:
+            bad_dials = bad_dials + self._unknown_base_model(asked.base_model)
+        if bad_dials or asked.spec is None:
+            raise ValidationError([*bad_dials, *asked.bad_photos])
+        if asked.bad_photos:
+            raise ImageValidationError(asked.bad_photos)
+        for text in asked.warnings:
             warnings.warn(text, BoothWarning, stacklevel=3)
-        return collection.photos, spec
+        return asked.files, asked.spec
 
     def _unknown_base_model(self, name: Any) -> list[FieldProblem]:
         """A problem where the service answers and has no such base model, so that it is named beside the others."""
@@ -177,6 +176,3 @@ class Client:
 
 class _Health(Record):
     version: str
-
-
-_ANY_PHOTO = PhotoRef(sha256="0" * 64, bytes=1)  # stands in where none is usable, so that the dials are checked too

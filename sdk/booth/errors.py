@@ -14,7 +14,7 @@ BoothError
       PausedError         inference is paused while a job holds the devices
     APIConnectionError    no answer at all
       APITimeoutError
-  TransferError           a photo or a model file did not arrive whole
+  TransferError           a photo, a picture or a model file did not arrive whole
   JobError                about a job: .job
     JobFailedError
     JobCancelledError
@@ -154,7 +154,7 @@ _BY_CODE: dict[str, type[APIError]] = {
 def from_problem(problem: Problem) -> BoothError:
     """The exception for a service's answer."""
     if problem.problems:
-        are_photos = all(item.field.startswith("images") for item in problem.problems)
+        are_photos = all("images" in item.field.split(".") for item in problem.problems)
         return (ImageValidationError if are_photos else ValidationError)(problem.problems, problem.request_id)
     return _BY_CODE.get(problem.code, APIError)(problem)
 

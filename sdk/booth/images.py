@@ -1,35 +1,33 @@
-"""The subject's photos: found, read and checked here, before anything is sent."""
+"""The subject's photos: read and checked here, before anything is sent."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from booth.companions import caption_path, checked_caption, is_mask, mask_path, read_caption
 from booth.contract import limits
-from booth.contract.jobs import PhotoRef
-from booth.contract.photos import PhotoError, open_photo
+from booth.contract.jobs import MaskRef, PhotoRef
+from booth.contract.photos import PhotoError, open_mask, open_photo
 from booth.contract.problems import FieldProblem
+from booth.sources import listed, photos_in, shown
+from booth.subjects import Photo, Photos, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Source: TypeAlias = "Path | bytes | Image"
-Photos: TypeAlias = "str | Source | Iterable[str | Source]"
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".mpo"}
-)
+_PNG_MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "I;16")
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One usable photo, as it will be sent."""
+class SentFile:
+    """Bytes as they will be sent."""
 
     filename: str
     data: bytes
@@ -38,98 +36,136 @@ class Photo:
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
+
+@dataclass(frozen=True)
+class CheckedPhoto(SentFile):
+    """One usable photo, with its caption and mask where it has them."""
+
+    caption: str | None = None
+    mask: SentFile | None = None
+
     @property
     def ref(self) -> PhotoRef:
-        return PhotoRef(sha256=self.sha256, bytes=len(self.data), filename=self.filename[-255:])
+        return PhotoRef(
+            sha256=self.sha256,
+            bytes=len(self.data),
+            filename=self.filename[-255:],
+            caption=self.caption,
+            mask=None if self.mask is None else _mask_ref(self.mask),
+        )
 
 
 @dataclass
 class Collection:
     """What was found: the usable photos, each content once; a problem for every bad file; things to warn of."""
 
-    photos: list[Photo] = field(default_factory=list)
+    photos: list[CheckedPhoto] = field(default_factory=list)
     problems: list[FieldProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def files(self) -> list[SentFile]:
+        """All that is to be sent."""
+        return [file for photo in self.photos for file in (photo, photo.mask) if file is not None]
 
-def collect(images: Photos) -> Collection:
-    """All photos in a folder, paths, globs, bytes, PIL images or a mix, read and checked.
+
+def collect(images: Photos, field: str = "images") -> Collection:
+    """All photos in a folder, paths, globs, bytes, PIL images, `Photo`s or a mix, read and checked.
 
     Files of a folder come in the order of their names; those without an image suffix are left out with a warning.
+    `field` is what problems call the whole of it.
     """
     collection = Collection()
-    items = _items(images)
-    sources = [source for item in items for source in _expanded(item, collection.warnings)]
-    if not sources:
+    items = listed(images)
+    photos = photos_in(items, collection.warnings)
+    if not photos:
         message, remedy = "There is no photo in what was given.", "Give 3 to 5 photos of the subject."
-        collection.problems.append(FieldProblem(field="images", value=_shown(items), message=message, remedy=remedy))
-    elif len(sources) > limits.MAX_PHOTOS:
-        message = f"There are {len(sources)} photos, and {limits.MAX_PHOTOS} are the most."
+        collection.problems.append(FieldProblem(field=field, value=shown(items), message=message, remedy=remedy))
+    elif len(photos) > limits.MAX_PHOTOS:
+        message = f"There are {len(photos)} photos, and {limits.MAX_PHOTOS} are the most."
         remedy = "Choose the best; 3 to 5 are enough."
-        collection.problems.append(FieldProblem(field="images", value=_shown(items), message=message, remedy=remedy))
+        collection.problems.append(FieldProblem(field=field, value=shown(items), message=message, remedy=remedy))
     else:
-        _check(sources, collection)
+        _check(photos, field, collection)
     return collection
 
 
-def _check(sources: Sequence[Source], collection: Collection) -> None:
-    """Every source is read and opened once, and lies in the collection as a photo or as a problem."""
-    names: dict[str, str] = {}
-    for number, source in enumerate(sources, start=1):
-        name = str(source) if isinstance(source, Path) else f"image {number}"
-        try:
-            photo = Photo(source.name if isinstance(source, Path) else f"image-{number}", _read(source))
-            open_photo(photo.data)
-        except PhotoError as error:
-            problem = FieldProblem(field=name, value="", message=error.message, remedy=error.remedy)
-            collection.problems.append(problem)
+def _check(photos: Sequence[Photo], field: str, collection: Collection) -> None:
+    """Every photo is read and opened once, and lies in the collection, or a problem for each bad file of it."""
+    kept: dict[str, tuple[str, CheckedPhoto]] = {}
+    for number, photo in enumerate(photos):
+        name = str(photo.image) if isinstance(photo.image, Path) else f"{field}.{number}"
+        found = _checked(photo, number, name, collection.problems)
+        if found is None:
             continue
-        if photo.sha256 in names:
-            collection.warnings.append(f"{name} is the same photo as {names[photo.sha256]}; it is used once.")
-        else:
-            names[photo.sha256] = name
-            collection.photos.append(photo)
+        first_name, first = kept.setdefault(found.sha256, (name, found))
+        if first is found:
+            collection.photos.append(found)
+            continue
+        differs = (found.caption, found.mask) != (first.caption, first.mask)
+        once = "once, with the first one's caption and mask" if differs else "once"
+        collection.warnings.append(f"{name} is the same photo as {first_name}; it is used {once}.")
 
 
-def _items(images: Photos) -> list[Any]:
-    """A lone photo is a list of one. Pillow stays unloaded: its images are told by a method."""
-    if isinstance(images, str | Path | bytes) or hasattr(images, "getexif") or not isinstance(images, Iterable):
-        return [images]
-    return list(images)
+def _checked(photo: Photo, number: int, name: str, problems: list[FieldProblem]) -> CheckedPhoto | None:
+    """The photo with all that belongs to it; None, and a problem for each bad part, where it cannot be used."""
+    before = len(problems)
+    data = size = caption = mask = None
+    with _blaming(name, problems):
+        if isinstance(photo.image, Path) and is_mask(photo.image):
+            raise PhotoError("It is the mask of a photo that is not given.", "Give the photo too, or rename the file.")
+        data = _read(photo.image)
+        size = open_photo(data).size
+    told = _caption_of(photo)
+    with _blaming(str(told) if isinstance(told, Path) else f"caption of {name}", problems):
+        caption = read_caption(told) if isinstance(told, Path) else None if told is None else checked_caption(told)
+    drawn = _mask_of(photo)
+    mask_name = str(drawn) if isinstance(drawn, Path) else f"mask of {name}"
+    with _blaming(mask_name, problems):
+        mask = None if drawn is None else SentFile(Path(mask_name).name, _read(drawn))
+        if mask is not None and size is not None:
+            open_mask(mask.data, size)
+    if data is None or len(problems) > before:
+        return None
+    filename = photo.image.name if isinstance(photo.image, Path) else f"image-{number + 1}"
+    return CheckedPhoto(filename, data, caption, mask)
 
 
-def _expanded(item: str | Source, warnings: list[str]) -> Sequence[Source]:
-    """The files behind a folder or a glob; anything else as it is."""
-    if not isinstance(item, str | Path):
-        return [item]
-    path = Path(item).expanduser()
-    if path.is_dir():
-        return _image_files(path, warnings)
-    if not path.exists() and glob.has_magic(str(path)):
-        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
-        return sorted(match for match in matches if match.is_file())
-    return [path]
-
-
-def _image_files(folder: Path, warnings: list[str]) -> Sequence[Source]:
+@contextmanager
+def _blaming(name: str, problems: list[FieldProblem]) -> Iterator[None]:
+    """A PhotoError within the block is a problem of this name, and the block's end."""
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        return [folder]  # reading it says why
-    images = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
-    others = [entry.name for entry in entries if entry not in images]
-    if others:
-        shown = ", ".join(others[:10]) + (" ..." if len(others) > 10 else "")
-        warnings.append(f"{folder}: left out, because their names are not those of photos: {shown}")
-    return images
+        yield
+    except PhotoError as error:
+        problems.append(FieldProblem(field=name, value="", message=error.message, remedy=error.remedy))
+
+
+def _caption_of(photo: Photo) -> object:
+    """The caption as given, else the file of it beside the photo, else None."""
+    if photo.caption is not None or not isinstance(photo.image, Path):
+        return photo.caption
+    beside = caption_path(photo.image)
+    return beside if beside.is_file() else None
+
+
+def _mask_of(photo: Photo) -> Any:
+    """The mask as given, else the file of it beside the photo, else None. Given paths are Paths."""
+    if photo.mask is not None or not isinstance(photo.image, Path):
+        return Path(photo.mask).expanduser() if isinstance(photo.mask, str) else photo.mask
+    beside = mask_path(photo.image)
+    return beside if beside.is_file() else None
+
+
+def _mask_ref(mask: SentFile) -> MaskRef:
+    return MaskRef(sha256=mask.sha256, bytes=len(mask.data), filename=mask.filename[-255:])
 
 
 def _read(source: Source) -> bytes:
     """The bytes to send; PhotoError where there are none to be had."""
     if isinstance(source, bytes):
         return source
-    if isinstance(source, Path):
-        return _read_file(source)
+    if isinstance(source, str | Path):
+        return _read_file(Path(source).expanduser())
     if hasattr(source, "getexif"):
         return _as_png(source)
     raise PhotoError(f"It is a {type(source).__name__}.", "Give paths, bytes or PIL images.")
@@ -155,13 +191,8 @@ def _as_png(image: Image) -> bytes:
     buffer = io.BytesIO()
     try:
         upright = ImageOps.exif_transpose(image)
-        plain = upright if upright.mode in ("RGB", "RGBA", "L", "LA", "P") else upright.convert("RGB")
+        plain = upright if upright.mode in _PNG_MODES else upright.convert("RGB")
         plain.save(buffer, "PNG")
     except (OSError, ValueError) as error:
         raise PhotoError(f"The image is damaged ({error}).", "Give another one.") from None
     return buffer.getvalue()
-
-
-def _shown(items: list[Any]) -> str:
-    """The paths among what was given."""
-    return ", ".join(str(item) for item in items[:5] if isinstance(item, str | Path))

@@ -1,4 +1,4 @@
-"""A submitted job: look at it, wait for its model, follow its events and logs, cancel it."""
+"""A submitted job: look at it and its samples, wait for its model, follow its events and logs, cancel it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from booth import samples
 from booth.contract.jobs import Event, EventPage, JobFailure, JobPage, JobRecord, LogPage, Params, Progress
 from booth.contract.models import ModelRecord
 from booth.contract.states import JobState
@@ -19,7 +21,11 @@ from booth.errors import (
     WaitTimeoutError,
 )
 from booth.models import Model
+from booth.samples import SampleStrip
 from booth.transport import Transport
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LONG_POLL_S = 20
 PATIENCE_S = 120.0  # how long a follower bears a server that is away
@@ -140,6 +146,19 @@ class Job:
                 return
             else:
                 self._transport.sleep(POLL_PAUSE_S)
+
+    def samples(self) -> list[SampleStrip]:
+        """The sample pictures so far, the earliest step first. Each is fetched when it is first looked at."""
+        return samples.of_job(self._transport, self._path)
+
+    def sample_strip(self) -> Image:
+        """The sample pictures so far as one PIL image: a row for each prompt, a column for each step.
+
+        Of more than 24 steps, 24 are shown, evenly spread. Raises NotFoundError where there are none.
+        """
+        if strips := self.samples():
+            return samples.as_one_picture(strips)
+        raise samples.none_yet(self.id, self.params)
 
     def _follow(self, after: int, deadline: float | None) -> Iterator[Event]:
         """Events until the job is over; WaitTimeoutError at the deadline."""

@@ -50,6 +50,11 @@ class Model:
         """What names the subject in a prompt, such as "sks dog"."""
         return self.record.prompt_prefix
 
+    @property
+    def prompt_prefixes(self) -> list[str]:
+        """What names each subject of a job of several, in the order they were given."""
+        return [self.record.prompt_prefix, *self.record.more_prompt_prefixes]
+
     def generate(
         self,
         prompts: str | Sequence[str],

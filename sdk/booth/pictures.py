@@ -37,18 +37,28 @@ class GeneratedImage:
     @cached_property
     def image(self) -> Image:
         """The picture as a PIL image."""
-        from PIL import Image
-
-        return Image.open(io.BytesIO(self.png))
+        return opened(self.png)
 
     def save(self, path: str | Path) -> Path:
         """The picture lies at `path`, in the format that its suffix names; PNG keeps the very bytes."""
-        target = Path(path)
-        if target.suffix.lower() == ".png":
-            target.write_bytes(self.png)
-        else:
-            self.image.save(target)
-        return target
+        return save(self.png, path)
+
+
+def opened(png: bytes) -> Image:
+    """A PNG file as a PIL image."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png))
+
+
+def save(png: bytes, path: str | Path) -> Path:
+    """The picture lies at `path`, in the format that its suffix names; PNG keeps the very bytes."""
+    target = Path(path)
+    if target.suffix.lower() == ".png":
+        target.write_bytes(png)
+    else:
+        opened(png).save(target)
+    return target
 
 
 def draw(

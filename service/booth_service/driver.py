@@ -3,6 +3,7 @@
 python -m booth_service.driver <job id> <attempt>
 """
 
+import importlib.util
 import sys
 import time
 
@@ -12,17 +13,18 @@ from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import Progress
 from booth.contract.states import FailureReason, JobState
 from booth_service.beats import Line, Pulse
-from booth_service.errors import AttemptEnded, ServiceError
+from booth_service.errors import AttemptEnded, DoesNotFit, MissingExtra, ServiceError
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.class_set import ClassSetSpec
 from booth_service.prior.generate import ClassImages, ensure_class_images
 from booth_service.publish.publisher import Export, publish_manifest
 from booth_service.settings import Settings, settings
+from booth_service.storage import keys
 from booth_service.storage.base_model import content_sha256, materialize
 from booth_service.storage.s3 import ObjectStore
+from booth_service.training.rank import ClassSet, WorkerConfig
 from booth_service.training.trainer import fit
-from booth_service.training.worker import WorkerConfig
 
 EXIT_FAILED, EXIT_ENDED = 3, 4
 
@@ -59,7 +61,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
     with Pulse(line, brief.fence, JobState.PREPARING, preparing) as pulse:
         if layout.fewer_ranks_than_rows:
             pulse.say(preparing, warning=layout.fewer_ranks_than_rows)
-        class_images = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
+        class_sets = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
         starting = Progress(phase="starting ranks", total_steps=brief.params.steps)
         pulse.say(starting, state=JobState.TRAINING, note=f"starting {layout.ranks} ranks")
     worker = WorkerConfig(
@@ -67,7 +69,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
         plan=layout,
         store=store,
         scratch_dir=config.scratch_dir,
-        class_image_keys=class_images.keys,
+        class_sets=class_sets,
         pulse=RankPulse(line, brief.fence),
         export=Export(brief, store, config.scratch_dir),
     )
@@ -91,33 +93,73 @@ class RankPulse:
 def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
     """The job's plan on this cluster's devices."""
     resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0)
     sizes = sizes_of_folder(materialize(store, brief.base_files, config.scratch_dir))
-    return plan(
-        Devices(cpus=resources.get("CPU", 0), gpus=resources.get("GPU", 0), gpu_memory_bytes=0),
+    layout = plan(
+        Devices(cpus=resources.get("CPU", 0), gpus=gpus, gpu_memory_bytes=gpu_memory_bytes() if gpus else 0),
         work_of(brief.params, sizes),
         serving_gpus=brief.serving_gpus,
         max_ranks=brief.max_ranks,
     )
+    if brief.params.optimizer == "adamw_8bit":
+        refuse_eight_bit(layout)
+    return layout
+
+
+def gpu_memory_bytes() -> int:
+    """Memory of one of the cluster's GPUs; they are taken to be of one kind."""
+
+    def total() -> int:
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory)
+
+    # A sliver of a GPU: enough to be put on a node that has one, and it waits for no whole one.
+    bytes_of_one: int = ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(total).remote())
+    return bytes_of_one
+
+
+def refuse_eight_bit(layout: Plan) -> None:
+    """Raise where 8-bit moments cannot be kept: they are not sharded, and bitsandbytes holds them on CUDA."""
+    if not layout.use_gpu or layout.zero_stage > 0:
+        raise DoesNotFit(
+            f'optimizer "adamw_8bit" works on one GPU without sharding, and this job gets {layout.why}; '
+            'use "adamw", or limit the job to one rank'
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra('optimizer "adamw_8bit" needs bitsandbytes on the cluster; install it, or use "adamw"')
 
 
 def prepare_class_images(
     brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
-) -> ClassImages:
-    """The job's class images, reused or made."""
+) -> list[ClassSet]:
+    """The class images of every subject, reused or made. Subjects of one class share a set."""
     params, recipe = brief.params, brief.recipe
-    count = params.num_class_images
-    if count == 0:
-        return ClassImages([], 0, 0)
-    spec = ClassSetSpec(
-        base_sha256=content_sha256(brief.base_files),
-        class_prompt=params.class_prompt,
-        scheduler="base",
-        num_inference_steps=recipe.class_num_inference_steps,
-        guidance_scale=recipe.class_guidance_scale,
-        resolution=params.resolution,
-        dtype="float16" if use_gpu else "float32",
-        block_size=recipe.class_block_size,
-    )
+    if params.num_class_images == 0:
+        return []
+    sets = []
+    for subject in params.subjects:
+        spec = ClassSetSpec(
+            base_sha256=content_sha256(brief.base_files),
+            class_prompt=subject.class_prompt,
+            scheduler="base",
+            num_inference_steps=recipe.class_num_inference_steps,
+            guidance_scale=recipe.class_guidance_scale,
+            resolution=params.resolution,
+            dtype="float16" if use_gpu else "float32",
+            block_size=recipe.class_block_size,
+        )
+        images = make_class_set(spec, brief, config, store, pulse, use_gpu)
+        moments_key = keys.class_moments(brief.tenant_id, spec.address, params.num_class_images)
+        sets.append(ClassSet(images.keys, moments_key))
+    return sets
+
+
+def make_class_set(
+    spec: ClassSetSpec, brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
+) -> ClassImages:
+    """The class images of one prompt, with progress while any are made."""
+    count = brief.params.num_class_images
     began = time.monotonic()
 
     def on_made(done: int, total: int) -> None:
@@ -138,7 +180,7 @@ def prepare_class_images(
         use_gpu=use_gpu,
         on_made=on_made,
     )
-    note = f"class images: {images.reused} reused, {images.made} made"
+    note = f"class images: {images.reused} reused, {images.made} made ({spec.class_prompt})"
     print(note, flush=True)
     pulse.say(Progress(phase="class images", step=count, total_steps=count), note=note)
     return images

@@ -11,6 +11,8 @@ ServiceError
   BadPhotos             stored photos cannot be decoded
   OutOfMemory           a training process ran out of device or host memory
   WorkerDied            a training process ended without saying why
+  CheckpointMismatch    a checkpoint is of another job, or damaged
+  MissingExtra          an option needs a package that is not installed
 """
 
 from booth.contract.states import FailureReason
@@ -67,3 +69,11 @@ class OutOfMemory(ServiceError):
 
 class WorkerDied(ServiceError):
     reason = FailureReason.WORKER_DIED
+
+
+class CheckpointMismatch(ServiceError):
+    reason = FailureReason.INTERNAL
+
+
+class MissingExtra(ServiceError):
+    reason = FailureReason.DOES_NOT_FIT

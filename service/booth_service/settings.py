@@ -62,3 +62,13 @@ def forget_ray_addresses() -> None:
     """Ray's client goes where it is told: these variables would silently win over the address it is given."""
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+
+
+def torchrun_place() -> tuple[int, int, int]:
+    """Rank, number of ranks and rank on this host, as torchrun says them; (0, 1, 0) with a rendezvous of its own
+    without it."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29511")
+    for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(name, alone)
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])

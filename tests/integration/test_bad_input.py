@@ -6,6 +6,7 @@ byte that the database does not list.
 
 import importlib.util
 import io
+import json
 import socket
 import threading
 import time
@@ -29,7 +30,7 @@ from typer.testing import CliRunner, Result
 import booth
 from booth.cli import app as boothctl
 from booth.contract.jobs import JobSpec, PhotoRef
-from booth.images import Photo
+from booth.images import CheckedPhoto
 from booth_service.app import create_app
 from booth_service.control import auth, base_models
 from booth_service.control.plane import Plane, utc_now
@@ -40,7 +41,9 @@ from booth_service.storage.s3 import ObjectStore
 
 pytestmark = pytest.mark.s3
 
-CANDLE_MPO = Path(__file__).parents[3] / "shared" / "data" / "dreambooth" / "candle_mpo"
+REAL_PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "dreambooth"
+CANDLE_MPO = REAL_PHOTOS / "candle_mpo"
+CONFIGS = {"unet": {"down_block_types": ["DownBlock2D"] * 3}, "vae": {"block_out_channels": [8, 16, 16]}}
 
 
 @dataclass
@@ -101,6 +104,9 @@ def service(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory)
     with running(application) as base_url:
         plane: Plane = application.state.plane
         tokenizer.build(folder / "base" / "tokenizer")
+        for part, config in CONFIGS.items():
+            (folder / "base" / part).mkdir()
+            (folder / "base" / part / "config.json").write_text(json.dumps(config))
         recipe = RECIPE.model_copy(update={"rare_tokens": ["sks", "ohwx"]})
         stored = store_base(plane.store, folder / "base")
         with plane.database.write() as session:
@@ -254,6 +260,8 @@ def test_control_characters_are_refused(user: User, photos: Path) -> None:
         ("steps", str(10**9), "steps = 1000000000", "Give 20000 or less"),
         ("learning-rate", "nan", "learning_rate = nan", "finite number"),
         ("base-model", "nope", "There is no base model 'nope'", "Use one of: tiny"),
+        ("resolution", "60", "resolution = 60", "multiple of 8"),
+        ("resolution", "40", "networks take multiples of 16", "Give 32 or 48"),
     ],
 )
 def test_a_bad_dial(user: User, photos: Path, dial: str, value: str, named: str, remedy: str) -> None:
@@ -302,7 +310,7 @@ def test_photos_that_were_never_sent_make_no_job(user: User) -> None:
 
 
 def test_bytes_that_are_no_photo_are_refused_though_the_client_was_passed_by(user: User) -> None:
-    bad = [Photo("notes.jpg", b"milk, eggs, bread"), Photo("half.jpg", b"\xff\xd8\xff\xe0 and no more")]
+    bad = [CheckedPhoto("notes.jpg", b"milk, eggs, bread"), CheckedPhoto("half.jpg", b"\xff\xd8\xff\xe0 and no more")]
     spec = SPEC.model_copy(update={"images": [photo.ref for photo in bad]})
     headers = {"Authorization": f"Bearer {user.api_key}", "Idempotency-Key": "k"}
     body = spec.model_dump(mode="json")
@@ -350,3 +358,92 @@ def test_a_submission_repeated_under_its_key_is_one_job(user: User, photos: Path
     other = user.submit(photos, "--idempotency-key", "mine", "--steps", "7")
     assert other.exit_code == 6
     assert "This key was used for another request" in other.stderr
+
+
+def test_captions_and_masks_beside_the_photos_are_stored_with_them(user: User, photos: Path) -> None:
+    (photos / "00.txt").write_text("a photo of sks dog on a sofa")
+    files.mask((65, 64)).save(photos / "01.mask.png")
+    result = user.submit(photos)
+    assert result.exit_code == 0, result.stderr
+    assert "warning" not in result.stderr
+    assert len(stored_sizes(user)) == 3
+    [mask] = user.plane.store.keys(f"tenants/{user.tenant_id}/masks/")
+    stored = Image.open(io.BytesIO(user.plane.store.get(mask)))
+    assert (stored.mode, stored.size) == ("L", (65, 64))
+    assert list(user.plane.store.keys(f"tenants/{user.tenant_id}/uploads/")) == []
+
+
+def test_every_bad_caption_and_mask_is_named_with_its_remedy(user: User, photos: Path) -> None:
+    files.mask((64, 64)).save(photos / "01.mask.png")
+    Image.new("L", (66, 64)).save(photos / "02.mask.png")
+    (photos / "00.txt").touch()
+    (photos / "01.txt").write_bytes(b"\xff\xfe")
+    assert_refused(
+        user,
+        user.submit(photos),
+        "4 problems with the photos",
+        "00.txt: The caption is empty. Describe the photo, or give no caption.",
+        "01.txt: The caption is not text in UTF-8. Save it as UTF-8 text.",
+        "01.mask.png: The mask has 64 x 64 pixels, its photo 65 x 64. Save the mask with 65 x 64 pixels.",
+        "02.mask.png: The mask is all black",
+    )
+
+
+def test_a_mask_outside_of_what_is_trained_is_refused_by_the_service(user: User, photos: Path) -> None:
+    files.picture(128, 64).save(photos / "wide.png")
+    files.mask((128, 64), (0, 0, 20, 64)).save(photos / "wide.mask.png")
+    result = user.submit(photos)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert "images.3.mask = wide.mask.png: Nothing is white in the middle square" in result.stderr
+    assert user.left_behind()["jobs"] == user.left_behind()["unlisted uploads"] == 0
+
+
+def test_what_will_disappoint_is_said_and_does_not_stop_the_job(user: User, photos: Path) -> None:
+    (photos / "00.txt").write_text("a photo of a dog")
+    flags = ["--resolution", "80", "--train-batch-size", "4", "--freeze-text-encoder"]
+    result = user.submit(photos, *flags, "--text-encoder-learning-rate", "1e-5")
+    assert result.exit_code == 0, result.stderr
+    for said in (
+        "captions without the token 'sks'",
+        "nothing of these photos: 00.jpg",
+        "train_batch_size 4 is more than the 3 photos",
+        "resolution 80 is not the 32",
+        "text_encoder_learning_rate has no effect",
+        "smaller than the resolution 80 are upscaled, and the model learns their blur: 00.jpg (64 x 64)",
+    ):
+        assert said in result.stderr
+
+
+def test_two_subjects_with_one_token(user: User, photos: Path) -> None:
+    cat = booth.Subject(photos, "SKS", "cat")
+    with pytest.raises(booth.ValidationError, match=r"more_subjects\.0\.token = 'SKS'.*token of another subject"):
+        user.client.personalize(photos, "sks", "dog", more_subjects=[cat])
+    assert user.left_behind() == NOTHING
+
+
+def test_a_file_of_a_job_with_two_subjects(user: User, photos: Path) -> None:
+    for folder in ("dog", "cat"):
+        (photos / folder).mkdir()
+    files.good_photos(photos / "dog", 3)
+    files.picture(90, 90).save(photos / "cat" / "tom.png")
+    subjects = "class_noun: dog\nimages: dog\nmore_subjects:\n  - images: cat\n    class_noun: cat\n"
+    (photos / "job.yaml").write_text(subjects + "options:\n  crop: bucket\n")
+    result = user.run("submit", "--config", photos / "job.yaml", "-d")
+    assert result.exit_code == 0, result.stderr
+    assert "warning: 1 photo of ohwx cat" in result.stderr
+    job = user.client.jobs.get(result.stdout.strip())
+    assert [(subject.token, subject.class_noun) for subject in job.params.subjects] == [("sks", "dog"), ("ohwx", "cat")]
+    assert (job.name, job.params.crop) == ("sks dog + ohwx cat", "bucket")
+    assert user.left_behind() == {"jobs": 1, "photos": 4, "unlisted uploads": 0}
+
+
+@pytest.mark.skipif(not REAL_PHOTOS.exists(), reason="real photos are not beside this checkout")
+def test_real_photos_of_two_subjects(user: User, tmp_path: Path) -> None:
+    [first, *others] = sorted((REAL_PHOTOS / "dog").glob("*.jpg"))
+    size = Image.open(first).size
+    box = (size[0] // 3, size[1] // 3, size[0] // 2, size[1] // 2)
+    special = booth.Photo(first, caption="a photo of sks dog at home", mask=files.mask(size, box))
+    cat = booth.Subject(REAL_PHOTOS / "cat", None, "cat")
+    job = user.client.personalize([special, *others], "sks", "dog", more_subjects=[cat])
+    assert job.warnings == []
+    assert len(stored_sizes(user)) == len(others) + 1 + len(list((REAL_PHOTOS / "cat").glob("*.jpg")))

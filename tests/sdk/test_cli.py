@@ -278,6 +278,8 @@ def test_models_say_how_to_name_the_subject(server: ScriptedService) -> None:
     server.on("GET", "/v1/models", ModelPage(models=[MODEL]))
     assert "sks dog" in run("models").stdout
     assert json.loads(run("models", "--json").stdout)[0]["prompt_prefix"] == "sks dog"
+    server.on("GET", "/v1/models", ModelPage(models=[MODEL.model_copy(update={"more_prompt_prefixes": ["zwx cat"]})]))
+    assert "sks dog + zwx cat" in run("models").stdout
 
 
 def test_generate_saves_pictures_and_prints_their_paths(server: ScriptedService, tmp_path: Path) -> None:

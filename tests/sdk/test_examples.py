@@ -14,8 +14,10 @@ from contact_sheet import CELL_PX, GAP_PX, LABEL_PX, Row, contact_sheet
 from PIL import Image
 from scripted_service import DONE, EVENTS, MODEL, PREPARED, ScriptedService, event, job_record, page, sent_json
 from tiny_base import write_tiny_base
+from typer.testing import CliRunner
 
 import booth
+from booth.cli import app
 from booth.contract.models import GenerateAnswer, ModelFile, ModelFiles, ModelPage, Picture
 from booth.contract.states import JobState
 
@@ -65,6 +67,17 @@ def test_many_subjects(server: ScriptedService, tmp_path: Path) -> None:
     assert [sent_json(call)["class_noun"] for call in submitted] == ["teapot", "dog"]
     assert len({call.headers["Idempotency-Key"] for call in submitted}) == 2
     assert (tmp_path / "pictures" / "rex.png").exists()
+
+
+def test_two_subjects_as_a_file(server: ScriptedService) -> None:
+    path = EXAMPLES / "two_subjects.yaml"
+    result = CliRunner().invoke(app, ["submit", "-d", "--config", str(path)])
+    assert result.exit_code == 0, result.stderr
+    spec = sent_json(server.asked("POST", "/v1/jobs")[0])
+    [cat] = spec["more_subjects"]
+    assert [(each["token"], len(each["images"])) for each in (spec, cat)] == [("sks", 5), ("zwx", 5)]
+    assert cat["images"][0]["caption"] == "a photo of zwx cat"
+    assert path.read_text().split("\n", 2)[2] in (EXAMPLES.parent / "README.md").read_text()
 
 
 def test_generate_from_list(server: ScriptedService, tmp_path: Path) -> None:

@@ -7,6 +7,22 @@ import sys
 import booth
 from booth import errors
 
+JOB_FIELDS = {
+    "created_at",
+    "error",
+    "finished_at",
+    "id",
+    "model_id",
+    "name",
+    "params",
+    "progress",
+    "record",
+    "started_at",
+    "status",
+    "status_detail",
+    "warnings",
+}
+JOB_CALLS = {"cancel", "events", "logs", "refresh", "sample_strip", "samples", "wait"}
 DIALS = [
     "images",
     "token",
@@ -23,20 +39,21 @@ DIALS = [
     "seed",
     "name",
     "idempotency_key",
+    "more_subjects",
     "options",
     "on_upload",
 ]
 
 
 def test_import_is_light() -> None:
-    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'typer', 'PIL'}"
+    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'typer', 'PIL', 'yaml'}"
     code = f"import booth, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_command_line_loads_nothing_of_the_service() -> None:
-    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'booth_service'}"
+    heavy = "{'torch', 'ray', 'boto3', 'numpy', 'diffusers', 'transformers', 'booth_service', 'yaml'}"
     code = f"import booth.cli, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -55,6 +72,12 @@ def test_every_exception_is_public_and_drawn_in_the_tree() -> None:
     }
     assert kinds <= set(booth.__all__)
     assert all(name in (errors.__doc__ or "") for name in kinds)
+
+
+def test_what_a_job_can_do_is_frozen() -> None:
+    public = {name: value for name, value in vars(booth.Job).items() if not name.startswith("_")}
+    assert {name for name, value in public.items() if isinstance(value, property)} == JOB_FIELDS
+    assert {name for name, value in public.items() if callable(value)} == JOB_CALLS
 
 
 def test_the_dials_are_frozen() -> None:

@@ -242,7 +242,7 @@ class Event(Record):
 
     seq: int
     at: datetime
-    kind: str  # state | progress | note | warning
+    kind: str  # state | progress | note | warning | samples
     message: str
     status: JobState
     progress: Progress | None = None

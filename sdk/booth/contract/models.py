@@ -13,7 +13,7 @@ Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PR
 
 
 class ModelRecord(Record):
-    """A published model. `prompt_prefix` is what names the subject in a prompt, e.g. "sks dog"."""
+    """A published model. `prompt_prefix` is what names the subject in a prompt, e.g. "sks dog"; then the others'."""
 
     id: str
     job_id: str
@@ -22,6 +22,7 @@ class ModelRecord(Record):
     token: str
     class_noun: str
     prompt_prefix: str
+    more_prompt_prefixes: list[str] = []
     bytes: int
     created_at: datetime
 

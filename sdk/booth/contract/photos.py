@@ -1,4 +1,4 @@
-"""What counts as a usable photo. Client and service run this same check, so that they can never disagree.
+"""What counts as a usable photo or mask. Client and service run this same check, so that they can never disagree.
 
 The one part of the contract that is not a pydantic model; it needs Pillow, which it imports when first called.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from booth.contract import limits
 
@@ -28,6 +28,7 @@ class PhotoError(Exception):
 
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
+WHITE = 128  # a mask without a pixel of this brightness marks nothing: 0/1 label images are such masks
 
 
 def open_photo(data: bytes) -> Image:
@@ -35,7 +36,48 @@ def open_photo(data: bytes) -> Image:
 
     Raises PhotoError for what is not a still photo, is damaged or is too large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    return _decoded(data, "white").convert("RGB")
+
+
+def open_mask(data: bytes, photo_size: tuple[int, int]) -> Image:
+    """The mask of a photo with this upright (width, height): mode L, 255 where the subject is. Transparency is black.
+
+    Raises PhotoError for what is no picture, has another size than the photo, or marks no subject.
+    """
+    mask = _decoded(data, "black").convert("L")
+    if mask.size != photo_size:
+        width, height = photo_size
+        remedy = f"Save the mask with {width} x {height} pixels."
+        if mask.size == (height, width):
+            remedy = "Turn the mask: the photo is upright as its EXIF data says."
+        raise PhotoError(f"The mask has {mask.width} x {mask.height} pixels, its photo {width} x {height}.", remedy)
+    if (brightest := brightness(mask)) < WHITE:
+        found = "all black" if brightest == 0 else f"all but black (its brightest pixel is {brightest} of 255)"
+        raise PhotoError(f"The mask is {found}, so that it leaves nothing to learn.", "Make the subject white (255).")
+    return mask
+
+
+def brightness(mask: Image) -> int:
+    """The brightest pixel of a picture in mode L, 0 to 255."""
+    darkest_and_brightest: Any = mask.getextrema()
+    return int(darkest_and_brightest[1])
+
+
+def _decoded(data: bytes, background: str) -> Image:
+    """The picture with 8 bits a channel, upright, its transparency laid on the background."""
+    from PIL import ImageOps
+
+    image = _identified(data)
+    try:
+        image.load()
+        return _flat(_in_eight_bits(ImageOps.exif_transpose(image)), background)
+    except Exception as error:
+        raise PhotoError(f"The file is damaged ({error}).", "Export the photo again as JPEG or PNG.") from None
+
+
+def _identified(data: bytes) -> Image:
+    """A still picture of a known format and a possible size, not decoded yet."""
+    from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise PhotoError("The file is empty.", "Give a photo.")
@@ -63,22 +105,24 @@ def open_photo(data: bytes) -> Image:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise PhotoError(f"It is an animation of {frames} frames.", "Send one frame as JPEG or PNG.")
-    try:
-        image.load()
-        return _flat_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:
-        raise PhotoError(f"The file is damaged ({error}).", "Export the photo again as JPEG or PNG.") from None
+    return image
 
 
-def _flat_rgb(image: Image) -> Image:
-    """RGB, with transparency laid on white."""
+def _in_eight_bits(image: Image) -> Image:
+    """16-bit gray scaled to 8; Pillow's own conversion would make all but the darkest pixels white."""
+    if not image.mode.startswith("I"):
+        return image
+    return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+
+
+def _flat(image: Image, background: str) -> Image:
+    """The image without transparency."""
     from PIL import Image
 
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, background), layered).convert("RGB")
+    return image
 
 
 def _heif_format(data: bytes) -> list[str]:

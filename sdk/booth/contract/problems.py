@@ -46,6 +46,11 @@ _REMEDIES = {
     "string_type": "Give text.",
     "string_too_short": "Give at least {min_length} character(s) that are not spaces.",
     "string_too_long": "Shorten it to {max_length} characters.",
+    "string_pattern_mismatch": "Give text of the form {pattern}.",
+    "literal_error": "Give {expected}.",
+    "list_type": "Give a list.",
+    "model_type": "Give names with their values.",
+    "model_attributes_type": "Give names with their values.",
     "too_short": "Give at least {min_length}.",
     "too_long": "Give at most {max_length}.",
 }

@@ -132,6 +132,9 @@ def add_base_model(operator: Operator, arguments: argparse.Namespace) -> dict[st
         root = _fetch(operator, arguments.source, Path(scratch))
         folder = base_folder.read(root)
         recipe = _recipe(root, arguments.recipe)
+        if recipe.family != folder.family:
+            raise Refused(f"{root} is a {folder.family} base model, the recipe is for {recipe.family}; name another")
+        base_folder.refuse_not_finite(folder)
         with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
             uploads = list(pool.map(lambda path: _store(operator.store, root, path), folder.files))
     files = [file for file, _ in uploads]

@@ -9,17 +9,16 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from booth.contract.attempts import StoredFile
 from booth.contract.jobs import JobRecord, JobSpec, Params, PreparedJob, Progress
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.states import JobState
-from booth_service.control import base_models, photos, resolve, tokens
+from booth_service.control import base_models, photos, picture_sides, resolve, tokens, warnings
 from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
 from booth_service.control.records import BaseModel, Idempotency, Job, new_id
-from booth_service.control.views import job_record, stored_files
+from booth_service.control.views import job_record, prompt_prefix, stored_files
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Meaning:
 def prepare(plane: Plane, tenant_id: str, spec: JobSpec) -> PreparedJob:
     """The spec is valid, and its photos may now be uploaded. Raises `invalid` with every bad field."""
     meaning = interpret(plane, tenant_id, spec)
-    photos.expect(plane, tenant_id, spec.images)
-    uploads = photos.targets(plane, tenant_id, spec.images)
+    photos.expect(plane, tenant_id, spec)
+    uploads = photos.targets(plane, tenant_id, spec)
     return PreparedJob(params=meaning.params, warnings=meaning.warnings, uploads=uploads)
 
 
@@ -46,15 +45,15 @@ def submit(plane: Plane, tenant_id: str, spec: JobSpec, key: str) -> tuple[JobRe
         return earlier, True
     try:
         meaning = interpret(plane, tenant_id, spec)
-        photos.expect(plane, tenant_id, spec.images)
-        stored = photos.accept(plane, tenant_id, spec.images)
-        job = _store(plane, tenant_id, spec, meaning, stored, (key, digest))
+        photos.expect(plane, tenant_id, spec)
+        accepted = photos.accept(plane, tenant_id, spec, meaning.params.crop)
+        job = _store(plane, tenant_id, spec, meaning, accepted, (key, digest))
     except (ProblemError, IntegrityError):
         # The same submission may have run beside this one and taken key and uploads.
         if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
             return earlier, True
         raise
-    photos.discard_raw(plane, tenant_id, spec.images)
+    photos.discard_raw(plane, tenant_id, spec)
     return job_record(job), False
 
 
@@ -63,14 +62,19 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     with plane.database.read() as session:
         base = base_models.find(session, spec.base_model)
         used = _used_tokens(session, tenant_id)
-        problems = resolve.text_problems(spec) + base_model_problems(session, spec.base_model)
+        problems = resolve.text_problems(spec) + resolve.token_problems(spec)
+        problems += base_model_problems(session, spec.base_model)
+    if base is not None and spec.resolution is not None:
+        multiple = picture_sides.side_multiple_px(plane.store, stored_files(base.files))
+        problems += picture_sides.resolution_problems(spec.resolution, multiple)
     if base is None or problems:
         raise invalid(problems)
     recipe = Recipe.model_validate(base.recipe)
     vocabulary = plane.tokenizers.of(stored_files(base.files))
-    token = spec.token or tokens.free_token(recipe, vocabulary, used)
-    params = resolve.resolve(spec, recipe, base_model=base.name, token=token)
-    return Meaning(base, params, resolve.warnings(spec, params, recipe, vocabulary))
+    asked = [spec.token, *(further.token for further in spec.more_subjects)]
+    chosen = tokens.choose_tokens(asked, recipe, vocabulary, used)
+    params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
+    return Meaning(base, params, warnings.of_spec(spec, params, recipe, vocabulary))
 
 
 def base_model_problems(session: Session, name: str | None) -> list[FieldProblem]:
@@ -107,19 +111,20 @@ def _store(
     tenant_id: str,
     spec: JobSpec,
     meaning: Meaning,
-    stored: list[StoredFile],
+    accepted: list[photos.Accepted],
     idempotency: tuple[str, str],
 ) -> Job:
     now = plane.now()
-    photo_rows: list[Any] = [photo.model_dump() for photo in stored]
+    photo_rows: list[Any] = [each.photo.model_dump() for each in accepted]
+    seen = warnings.of_photos(meaning.params, [(each.filename, each.size) for each in accepted])
     job = Job(
         id=new_id("job"),
         tenant_id=tenant_id,
         base_model_id=meaning.base.id,
-        name=spec.name or f"{meaning.params.token} {spec.class_noun}",
+        name=spec.name or " + ".join(prompt_prefix(subject) for subject in meaning.params.subjects),
         spec=spec.model_dump(mode="json"),
         params=meaning.params.model_dump(),
-        warnings=list(meaning.warnings),
+        warnings=[*meaning.warnings, *seen],
         photos=photo_rows,
         state=JobState.QUEUED,
         status_detail="Waiting to be started.",
@@ -132,14 +137,17 @@ def _store(
         session.add(job)
         session.flush()
         session.add(Idempotency(tenant_id=tenant_id, key=key, request_sha256=digest, job_id=job.id, created_at=now))
-        photos.unlist(session, tenant_id, spec.images)
+        photos.unlist(session, tenant_id, spec)
         record(session, job, now, "state", "The job was accepted.")
-        for warning in meaning.warnings:
+        for warning in job.warnings:
             record(session, job, now, "warning", warning)
     return job
 
 
 def _used_tokens(session: Session, tenant_id: str) -> Counter[str]:
-    token = Job.params["token"].as_string()
+    token, further = Job.params["token"].as_string(), Job.params["more_subjects"]
     rows = session.execute(select(token, func.count()).where(Job.tenant_id == tenant_id).group_by(token))
-    return Counter({word: count for word, count in rows})
+    used = Counter({word: count for word, count in rows})
+    several = session.scalars(select(further).where(Job.tenant_id == tenant_id, func.json_array_length(further) > 0))
+    used.update(subject["token"] for subjects in several for subject in subjects)
+    return used

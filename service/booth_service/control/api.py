@@ -22,8 +22,9 @@ from booth.contract.models import (
     ModelPage,
     ModelRecord,
 )
+from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, lifecycle, serving
+from booth_service.control import admission, attempt_logs, base_models, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
 from booth_service.control.records import Job, JobEvent, Model
@@ -117,6 +118,15 @@ async def get_events(
 def get_logs(job_id: str, tenant: Caller, plane: Here, offset: Annotated[int, Query(ge=0)] = 0) -> LogPage:
     """What the driver of the latest attempt printed, from `offset` characters on."""
     return attempt_logs.page(plane, tenant, job_id, offset)
+
+
+@router.get("/jobs/{job_id}/samples")
+def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
+    """What the job drew on its way, the earliest step first, each picture with a link that works for a few minutes."""
+    with plane.database.read() as session:
+        job = lifecycle.owned_job(session, tenant, job_id)
+        rows = samples.of_job(session, job)
+    return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
 
 
 @router.get("/models")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from booth.contract.attempts import Beat
 from booth.contract.jobs import TRAINING_PHASE, JobFailure, Params, Progress
 from booth.contract.states import Desired, FailureReason, JobState
-from booth_service.control import policy
+from booth_service.control import policy, samples
 from booth_service.control.problems import ProblemError, conflict, not_found
 from booth_service.control.records import Attempt, AttemptState, Job, JobEvent, Model, new_id
 from booth_service.settings import Settings
@@ -112,6 +112,8 @@ def beat(session: Session, job_id: str, number: int, beat: Beat, now: datetime) 
     if job.desired is Desired.RUN:
         job.status_detail = attempt.note or _sentence(job.state, beat.progress)
     _record_beat(session, job, attempt, beat, now, is_forward=is_forward, phase_before=before.phase, moved=moved)
+    for step in samples.keep(session, job, number, beat.samples):
+        record(session, job, now, "samples", f"Sample pictures of step {step}.")
     return Desired.CANCEL if attempt.stop_reason is not None else job.desired
 
 

@@ -1,7 +1,10 @@
-"""Photos on their way in: listed in SQL before a byte is stored, re-encoded before a job names them."""
+"""Photos and masks on their way in: listed in SQL before a byte is stored, re-encoded before a job names them."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import String, cast, delete, select
@@ -9,32 +12,75 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from booth.contract import limits
-from booth.contract.attempts import StoredFile
-from booth.contract.jobs import PhotoRef, UploadTarget
+from booth.contract.attempts import InstancePhoto, StoredFile
+from booth.contract.jobs import Crop, JobSpec, MaskRef, PhotoRef, UploadTarget
 from booth.contract.photos import PhotoError
 from booth.contract.problems import FieldProblem
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
 from booth_service.control.records import Job, Upload
-from booth_service.data.images import reencode
+from booth_service.data.images import check_mask, png_size, reencode, reencode_mask
 from booth_service.errors import ObjectMissing
 from booth_service.storage import keys
 
 
-def distinct(photos: list[PhotoRef]) -> list[PhotoRef]:
-    """Each content once, in order."""
-    return list({photo.sha256: photo for photo in photos}.values())
+@dataclass(frozen=True)
+class Named:
+    """One photo of a spec: its subject's number, and what problems call it."""
+
+    subject: int
+    field: str
+    ref: PhotoRef
 
 
-def expect(plane: Plane, tenant_id: str, photos: list[PhotoRef]) -> None:
-    """The photos are listed as uploads, for twice the life of a link: time to submit what came at its last moment."""
+@dataclass(frozen=True)
+class Content:
+    """One file as it is uploaded, and where it lies once accepted: under two keys if it is both photo and mask."""
+
+    sha256: str
+    bytes: int
+    stored: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A photo as the job's row will hold it, with its name as uploaded and its (width, height)."""
+
+    photo: InstancePhoto
+    filename: str
+    size: tuple[int, int]
+
+
+def named(spec: JobSpec) -> list[Named]:
+    """Every photo of every subject, in order; each content once within a subject."""
+    subjects = [("images", spec.images)]
+    subjects += [(f"more_subjects.{n}.images", subject.images) for n, subject in enumerate(spec.more_subjects)]
+    first: dict[tuple[int, str], Named] = {}
+    for number, (field, refs) in enumerate(subjects):
+        for place, ref in enumerate(refs):
+            first.setdefault((number, ref.sha256), Named(number, f"{field}.{place}", ref))
+    return list(first.values())
+
+
+def contents(tenant_id: str, spec: JobSpec) -> list[Content]:
+    """Every file of the spec, each content once, in order."""
+    found: dict[str, Content] = {}
+    for ref in (ref for photo in named(spec) for ref in (photo.ref, photo.ref.mask) if ref is not None):
+        key = (keys.mask if isinstance(ref, MaskRef) else keys.photo)(tenant_id, ref.sha256)
+        stored = found[ref.sha256].stored if ref.sha256 in found else frozenset()
+        found[ref.sha256] = Content(ref.sha256, ref.bytes, stored | {key})
+    return list(found.values())
+
+
+def expect(plane: Plane, tenant_id: str, spec: JobSpec) -> None:
+    """The files are listed as uploads, for twice the life of a link: time to submit what came at its last moment."""
     expires_at = plane.now() + timedelta(seconds=2 * plane.settings.upload_link_s)
     with plane.database.write() as session:
         dialects: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
         insert = dialects[session.get_bind().dialect.name]
-        for photo in sorted(distinct(photos), key=lambda photo: photo.sha256):  # one order: no deadlock among equals
+        for file in sorted(contents(tenant_id, spec), key=lambda file: file.sha256):  # one order: no deadlock
             row = insert(Upload).values(
-                tenant_id=tenant_id, sha256=photo.sha256, bytes=photo.bytes, expires_at=expires_at
+                tenant_id=tenant_id, sha256=file.sha256, bytes=file.bytes, expires_at=expires_at
             )
             session.execute(
                 row.on_conflict_do_update(
@@ -44,66 +90,94 @@ def expect(plane: Plane, tenant_id: str, photos: list[PhotoRef]) -> None:
             )
 
 
-def targets(plane: Plane, tenant_id: str, photos: list[PhotoRef]) -> list[UploadTarget]:
-    """Where to put each photo; no url where the service holds it already."""
-    return [UploadTarget(sha256=photo.sha256, url=_link(plane, tenant_id, photo)) for photo in distinct(photos)]
+def targets(plane: Plane, tenant_id: str, spec: JobSpec) -> list[UploadTarget]:
+    """Where to put each file; no url where the service holds it already."""
+    return [UploadTarget(sha256=file.sha256, url=_link(plane, tenant_id, file)) for file in contents(tenant_id, spec)]
 
 
-def accept(plane: Plane, tenant_id: str, photos: list[PhotoRef]) -> list[StoredFile]:
-    """Every photo is stored re-encoded under its key. Raises `invalid` naming every bad one, after trying all."""
-    stored, problems = [], []
-    for place, photo in enumerate(distinct(photos)):
+def accept(plane: Plane, tenant_id: str, spec: JobSpec, crop: Crop) -> list[Accepted]:
+    """Every photo and mask is stored re-encoded under its key. Raises `invalid` naming every bad one, all tried."""
+    accepted: list[Accepted] = []
+    problems: list[FieldProblem] = []
+    for place, photo in enumerate(named(spec)):
+        ref, key, mask = photo.ref, keys.photo(tenant_id, photo.ref.sha256), None
         try:
-            stored.append(_accept_one(plane, tenant_id, photo, place))
+            png = _accept_file(plane, tenant_id, ref, key, reencode)
         except PhotoError as error:
-            problems.append(
-                FieldProblem(field=f"images.{place}", value=photo.filename, message=error.message, remedy=error.remedy)
-            )
+            problems.append(_problem(photo.field, ref, error))
+            continue
+        size = png_size(png)
+        if ref.mask is not None:
+            try:
+                mask = _accept_mask(plane, tenant_id, ref.mask, size, crop, place)
+            except PhotoError as error:
+                problems.append(_problem(f"{photo.field}.mask", ref.mask, error))
+        stored = _stored_file(f"{place:02d}.png", key, png)
+        row = InstancePhoto(**stored.model_dump(), subject=photo.subject, caption=ref.caption, mask=mask)
+        accepted.append(Accepted(row, ref.filename, size))
     if problems:
         raise invalid(problems)
-    return stored
+    return accepted
 
 
-def discard_raw(plane: Plane, tenant_id: str, photos: list[PhotoRef]) -> None:
+def discard_raw(plane: Plane, tenant_id: str, spec: JobSpec) -> None:
     """The uploads as the user sent them are gone."""
-    plane.store.delete(*(keys.upload(tenant_id, photo.sha256) for photo in distinct(photos)))
+    plane.store.delete(*(keys.upload(tenant_id, file.sha256) for file in contents(tenant_id, spec)))
 
 
-def unlist(session: Session, tenant_id: str, photos: list[PhotoRef]) -> None:
-    """A job names the photos now; they are uploads no more."""
-    hashes = [photo.sha256 for photo in photos]
+def unlist(session: Session, tenant_id: str, spec: JobSpec) -> None:
+    """A job names the files now; they are uploads no more."""
+    hashes = [file.sha256 for file in contents(tenant_id, spec)]
     session.execute(delete(Upload).where(Upload.tenant_id == tenant_id, Upload.sha256.in_(hashes)))
 
 
-def is_in_a_job(session: Session, tenant_id: str, sha256: str) -> bool:
-    """True where any job of the tenant was submitted with this photo."""
-    named = cast(Job.photos, String).contains(sha256)
-    return session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, named).limit(1)) is not None
+def is_in_a_job(session: Session, tenant_id: str, key: str) -> bool:
+    """True where any job of the tenant was submitted with the photo or mask of this key."""
+    named_there = cast(Job.photos, String).contains(key)
+    return session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, named_there).limit(1)) is not None
 
 
-def _link(plane: Plane, tenant_id: str, photo: PhotoRef) -> str | None:
-    if plane.store.size(keys.photo(tenant_id, photo.sha256)) is not None:
+def _link(plane: Plane, tenant_id: str, file: Content) -> str | None:
+    if all(plane.store.size(key) is not None for key in file.stored):
         return None
-    upload = keys.upload(tenant_id, photo.sha256)
-    if plane.store.size(upload) == photo.bytes:
+    upload = keys.upload(tenant_id, file.sha256)
+    if plane.store.size(upload) == file.bytes:
         return None
     return plane.store.upload_link(upload, plane.settings.upload_link_s)
 
 
-def _accept_one(plane: Plane, tenant_id: str, photo: PhotoRef, place: int) -> StoredFile:
-    key = keys.photo(tenant_id, photo.sha256)
+def _accept_mask(
+    plane: Plane, tenant_id: str, ref: MaskRef, photo_size: tuple[int, int], crop: Crop, place: int
+) -> StoredFile:
+    key = keys.mask(tenant_id, ref.sha256)
+    png = _accept_file(plane, tenant_id, ref, key, partial(reencode_mask, photo_size=photo_size))
+    check_mask(png, photo_size, crop)  # what lies there already was the mask of a photo of its own
+    return _stored_file(f"{place:02d}.mask.png", key, png)
+
+
+def _accept_file(
+    plane: Plane, tenant_id: str, ref: PhotoRef | MaskRef, key: str, clean: Callable[[bytes], bytes]
+) -> bytes:
+    """The file as stored under the key. Raises PhotoError where it was not uploaded or is not usable."""
     png = _stored(plane, key)
     if png is None:
-        upload = _read_upload(plane, tenant_id, photo)
+        upload = _read_upload(plane, tenant_id, ref)
         # Missing after all: a submission beside this one may have taken the upload since we looked.
-        png = _stored(plane, key) if upload is None else reencode(upload)
+        png = _stored(plane, key) if upload is None else clean(upload)
         if png is None:
             remedy = "PUT it to the url that POST /v1/jobs/prepare gives, then submit again."
             raise PhotoError("It was not uploaded.", remedy)
         if upload is not None:
             plane.store.put(key, png, "image/png")
-    digest = hashlib.sha256(png).hexdigest()
-    return StoredFile(path=f"{place:02d}.png", key=key, bytes=len(png), sha256=digest)
+    return png
+
+
+def _problem(field: str, ref: PhotoRef | MaskRef, error: PhotoError) -> FieldProblem:
+    return FieldProblem(field=field, value=ref.filename, message=error.message, remedy=error.remedy)
+
+
+def _stored_file(path: str, key: str, png: bytes) -> StoredFile:
+    return StoredFile(path=path, key=key, bytes=len(png), sha256=hashlib.sha256(png).hexdigest())
 
 
 def _stored(plane: Plane, key: str) -> bytes | None:
@@ -113,15 +187,15 @@ def _stored(plane: Plane, key: str) -> bytes | None:
         return None
 
 
-def _read_upload(plane: Plane, tenant_id: str, photo: PhotoRef) -> bytes | None:
+def _read_upload(plane: Plane, tenant_id: str, ref: PhotoRef | MaskRef) -> bytes | None:
     """The bytes as the user sent them, None where there are none. Raises PhotoError for other bytes than promised."""
-    key = keys.upload(tenant_id, photo.sha256)
+    key = keys.upload(tenant_id, ref.sha256)
     size = plane.store.size(key)
     if size is not None and size > limits.MAX_PHOTO_BYTES:
         most = limits.MAX_PHOTO_BYTES // 2**20
         raise PhotoError(f"The upload has {size / 2**20:.0f} MiB.", f"Send at most {most} MiB.")
     data = _stored(plane, key)
-    if data is not None and hashlib.sha256(data).hexdigest() != photo.sha256:
+    if data is not None and hashlib.sha256(data).hexdigest() != ref.sha256:
         plane.store.delete(key)  # else prepare would go on to say that it is there
         raise PhotoError("The uploaded bytes are not those of its sha256.", "Upload it again.")
     return data

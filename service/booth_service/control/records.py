@@ -1,7 +1,7 @@
 """The tables. SQL is the only truth: what is not here did not happen.
 
 tenants 1-n api_keys, uploads, idempotency, jobs, models
-jobs    1-n attempts, events; 1-1 models
+jobs    1-n attempts, events, samples; 1-1 models
 base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
 """
 
@@ -111,7 +111,7 @@ class BaseModel(Table):
 
 
 class Upload(Table):
-    """A photo on its way in: its raw object, and its re-encoded one until a job names it, go when the row expires."""
+    """A photo or mask on its way in: its raw object, and a clean one that no job names, go when the row expires."""
 
     __tablename__ = "uploads"
 
@@ -199,6 +199,18 @@ class JobEvent(Table):
     message: Mapped[str]
     status: Mapped[JobState] = mapped_column(_words(JobState))
     progress: Mapped[dict[str, Any] | None]
+
+
+class Sample(Table):
+    """Sample pictures of one step, as the newest attempt that came there drew them. `files` are StoredFile records."""
+
+    __tablename__ = "samples"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    files: Mapped[list[Any]]
+    seeds: Mapped[list[Any]]
 
 
 class Model(Table):

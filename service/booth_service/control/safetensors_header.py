@@ -1,8 +1,10 @@
-"""What a safetensors object holds, read by ranges: names, shapes, and the first values of a tensor."""
+"""What a safetensors file holds, read by ranges: names, shapes, and values of its tensors."""
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from booth_service.storage.s3 import ObjectStore
 
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 SAMPLE_BYTES = 64 * 2**10
+CHUNK_BYTES = 64 * 2**20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -33,14 +36,38 @@ class Tensor:
 
 
 def read_header(store: ObjectStore, key: str, total_bytes: int) -> dict[str, Tensor]:
-    """The file's tensors by name. Raises BadWeights where it is no whole safetensors file."""
+    """The object's tensors by name. Raises BadWeights where it is no whole safetensors file."""
+    return _header(lambda start, count: store.get_range(key, start, count), key, total_bytes)
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The name of the first tensor of a local file that holds NaN or infinity; every value is read.
+
+    Raises BadWeights where it is no whole safetensors file.
+    """
+    with path.open("rb") as file:
+
+        def read(start: int, count: int) -> bytes:
+            file.seek(start)
+            return file.read(count)
+
+        for name, tensor in _header(read, path.name, path.stat().st_size).items():
+            end = tensor.start + tensor.bytes if tensor.is_float else tensor.start
+            for start in range(tensor.start, end, CHUNK_BYTES):
+                chunk = read(start, min(CHUNK_BYTES, end - start))
+                if not np.isfinite(_values(chunk, tensor.dtype)).all():
+                    return name
+    return None
+
+
+def _header(read: Callable[[int, int], bytes], key: str, total_bytes: int) -> dict[str, Tensor]:
     if total_bytes < 8:
         raise BadWeights(f"{key} is not a safetensors file (it has {total_bytes} bytes)")
     try:
-        (length,) = struct.unpack("<Q", store.get_range(key, 0, 8))
+        (length,) = struct.unpack("<Q", read(0, 8))
         if length > min(MAX_HEADER_BYTES, total_bytes - 8):
             raise ValueError(f"a header of {length} bytes")
-        header = json.loads(store.get_range(key, 8, length))
+        header = json.loads(read(8, length))
         header.pop("__metadata__", None)
         tensors = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,10 +82,13 @@ def read_sample(store: ObjectStore, key: str, tensor: Tensor) -> np.ndarray:
     """The first values of a floating-point tensor, up to SAMPLE_BYTES of the file, as float64 or float32."""
     width = _WIDTHS[tensor.dtype]
     count = min(tensor.count, SAMPLE_BYTES // 8)  # the same number of values in every format
-    data = store.get_range(key, tensor.start, count * width)
-    if tensor.dtype == "BF16":
+    return _values(store.get_range(key, tensor.start, count * width), tensor.dtype)
+
+
+def _values(data: bytes, dtype: str) -> np.ndarray:
+    if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[tensor.dtype])
+    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
 
 
 def _tensor(entry: dict[str, object], data_start: int) -> Tensor:

@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from booth_service.control import photos
 from booth_service.control.plane import Plane
-from booth_service.control.records import Idempotency, Model, Upload
+from booth_service.control.records import Idempotency, Model, Sample, Upload
 from booth_service.storage import keys
 
 IDEMPOTENCY_LIFE = timedelta(hours=48)
@@ -21,14 +22,12 @@ def sweep(plane: Plane) -> None:
 
 
 def sweep_uploads(plane: Plane) -> None:
-    """Expired uploads are gone, raw and re-encoded, but for photos that a job names. The row goes last."""
+    """Expired uploads are gone, raw and re-encoded, but for photos and masks that a job names. The row goes last."""
     with plane.database.read() as session:
         expired = list(session.scalars(select(Upload).where(Upload.expires_at < plane.now())))
-        kept = {upload.sha256 for upload in expired if photos.is_in_a_job(session, upload.tenant_id, upload.sha256)}
-    for upload in expired:
-        plane.store.delete(keys.upload(upload.tenant_id, upload.sha256))
-        if upload.sha256 not in kept:
-            plane.store.delete(keys.photo(upload.tenant_id, upload.sha256))
+        due = [(upload, _unused(session, upload)) for upload in expired]
+    for upload, unused in due:
+        plane.store.delete(keys.upload(upload.tenant_id, upload.sha256), *unused)
         with plane.database.write() as session:
             session.execute(
                 delete(Upload).where(
@@ -39,11 +38,19 @@ def sweep_uploads(plane: Plane) -> None:
             )
 
 
+def _unused(session: Session, upload: Upload) -> list[str]:
+    """What was made of the upload and no job names."""
+    made = [keys.photo(upload.tenant_id, upload.sha256), keys.mask(upload.tenant_id, upload.sha256)]
+    return [key for key in made if not photos.is_in_a_job(session, upload.tenant_id, key)]
+
+
 def purge_models(plane: Plane) -> None:
-    """Deleted models have no object left: weights, manifest and checkpoints of their job's attempts. Logs stay."""
+    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay."""
     with plane.database.read() as session:
         due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None), Model.purged_at.is_(None))))
     for model in due:
+        with plane.database.write() as session:  # first, so that no strip is shown whose pictures are gone
+            session.execute(delete(Sample).where(Sample.job_id == model.job_id))
         attempts = keys.attempt(model.tenant_id, model.job_id, 0).removesuffix("0")
         doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
         plane.store.delete(*doomed)

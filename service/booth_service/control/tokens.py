@@ -102,9 +102,24 @@ def clip_tokenizer(vocab_json: str, merges_txt: str) -> Tokenizer:
     return tokenizer
 
 
-def free_token(recipe: Recipe, vocabulary: Vocabulary, used: Counter[str]) -> str:
-    """The rare token that this tenant's jobs have used least. Raises BaseModelError where there is none."""
-    candidates = recipe.rare_tokens or vocabulary.rare_tokens()
-    if not candidates:
-        raise BaseModelError("the base model's vocabulary holds no rare single token")
-    return min(candidates, key=lambda token: used[token])
+def choose_tokens(asked: list[str | None], recipe: Recipe, vocabulary: Vocabulary, used: Counter[str]) -> list[str]:
+    """A token for each subject of a job: the asked one, else the rare one that this tenant's jobs have used least.
+
+    No picked token equals another of the job. The recipe's rare tokens go first, then the vocabulary's. Raises
+    BaseModelError where none is left.
+    """
+    taken = {token.casefold() for token in asked if token is not None}
+    chosen = []
+    for token in asked:
+        if token is None:
+            token = _free_token(recipe, vocabulary, used, taken)
+            taken.add(token.casefold())
+        chosen.append(token)
+    return chosen
+
+
+def _free_token(recipe: Recipe, vocabulary: Vocabulary, used: Counter[str], taken: set[str]) -> str:
+    for candidates in (recipe.rare_tokens, vocabulary.rare_tokens()):
+        if free := [token for token in candidates if token.casefold() not in taken]:
+            return min(free, key=lambda token: used[token])
+    raise BaseModelError("no rare single token of the base model's vocabulary is left: give each subject a token")

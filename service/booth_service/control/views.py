@@ -1,7 +1,7 @@
 """Rows as their owners see them."""
 
 from booth.contract.attempts import StoredFile
-from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress
+from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress, Subject
 from booth.contract.models import BaseModelRecord, ModelRecord, Recipe
 from booth.contract.states import Desired
 from booth_service.control.records import BaseModel, Job, JobEvent, Model
@@ -49,10 +49,16 @@ def model_record(model: Model) -> ModelRecord:
         base_model=params.base_model,
         token=params.token,
         class_noun=params.class_noun,
-        prompt_prefix=f"{params.token} {params.class_noun}",
+        prompt_prefix=prompt_prefix(params.subjects[0]),
+        more_prompt_prefixes=[prompt_prefix(subject) for subject in params.more_subjects],
         bytes=model.bytes,
         created_at=model.created_at,
     )
+
+
+def prompt_prefix(subject: Subject) -> str:
+    """What names a subject in a prompt, e.g. "sks dog"."""
+    return f"{subject.token} {subject.class_noun}"
 
 
 def base_model_record(base: BaseModel) -> BaseModelRecord:

@@ -16,13 +16,18 @@ def to_pixels(image: Image) -> Tensor:
 
 
 @torch.no_grad()
+def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
+    """Mean and standard deviation of each picture's posterior: (N, 3, H, W) in [-1, 1] -> (N, 2, C, h, w) fp32."""
+    posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+    return torch.stack([posterior.mean, posterior.std], dim=1).float()
+
+
 def encode_moments(vae: Any, image: Image, device: torch.device) -> Tensor:
-    """Mean and standard deviation of a picture's posterior, (2, C, h, w) fp32 on the CPU.
+    """The same of one picture, (2, C, h, w) on the CPU.
 
     Cached once for a job; each step samples mean + std * noise, which is what encoding anew would give.
     """
-    posterior = vae.encode(to_pixels(image)[None].to(device, vae.dtype)).latent_dist
-    return torch.stack([posterior.mean[0], posterior.std[0]]).float().cpu()
+    return encode_pixels(vae, to_pixels(image)[None].to(device))[0].cpu()
 
 
 def sample_latents(moments: Tensor, posterior_noise: Tensor, scaling_factor: float) -> Tensor:

@@ -19,9 +19,17 @@ def target(noise_scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tens
     raise ValueError(f"prediction_type {prediction_type!r} is not supported; use epsilon or v_prediction")
 
 
-def row_losses(model_pred: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each row, (R,) in fp32."""
-    return (model_pred.float() - target.float()).square().flatten(1).mean(1)
+def row_losses(model_pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each row, (R,) in fp32.
+
+    With `mask` (R, 1, h, w) in [0, 1] it is the mean over the mask, so that a small subject counts as much as a large
+    one; a row that is all ones has the plain mean.
+    """
+    errors = (model_pred.float() - target.float()).square()
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    weights = mask.float().expand_as(errors)
+    return (errors * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)
 
 
 def row_weights(is_class: Tensor, train_batch_size: int, prior_loss_weight: float) -> Tensor:
@@ -31,5 +39,15 @@ def row_weights(is_class: Tensor, train_batch_size: int, prior_loss_weight: floa
     mean instance error plus prior_loss_weight times mean class error.
     """
     weights = torch.ones(is_class.shape, dtype=torch.float32, device=is_class.device)
-    weights[is_class] = prior_loss_weight
-    return weights / train_batch_size
+    return torch.where(is_class, prior_loss_weight, weights) / train_batch_size
+
+
+def min_snr_weights(noise_scheduler: Any, timesteps: Tensor, snr_gamma: float) -> Tensor:
+    """Min-SNR-gamma of each row, (R,) fp32 (Hang et al. 2023, section 3.4): min(SNR, gamma)/SNR for noise prediction,
+    min(SNR, gamma)/(SNR + 1) for velocity. It multiplies both loss terms, instance and prior."""
+    alphas_cumprod = noise_scheduler.alphas_cumprod.to(timesteps.device)[timesteps].float()
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weights: Tensor = (snr_gamma / snr).clamp(max=1)
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        weights = snr.clamp(max=snr_gamma) / (snr + 1)
+    return weights

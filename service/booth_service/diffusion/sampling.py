@@ -19,21 +19,31 @@ def draw(
 ) -> list[Image]:
     """One RGB picture for each prompt and seed.
 
-    Every batch has `batch_size` rows, the last one filled up with copies: kernels differ between batch sizes, so a
-    picture would otherwise depend on how many neighbours it has.
+    Every batch has `batch_size` rows, filled up with copies: kernels differ between batch sizes, so a picture would
+    otherwise depend on how many neighbours it has.
     """
-    images: list[Image] = []
-    for start in range(0, len(prompts), batch_size):
-        wanted = range(start, min(start + batch_size, len(prompts)))
+    images: dict[int, Image] = {}
+    for wanted in batches(negative_prompts, batch_size):
         rows = [*wanted, *[wanted[-1]] * (batch_size - len(wanted))]
         answer = pipeline(
             prompt=[prompts[row] for row in rows],
-            negative_prompt=[negative_prompts[row] for row in rows] if guidance_scale > 1 else None,
+            negative_prompt=[negative_prompts[row] for row in rows] if negative_prompts[rows[0]] else None,
             generator=[torch.Generator("cpu").manual_seed(seeds[row]) for row in rows],
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             height=resolution,
             width=resolution,
         )
-        images.extend(answer.images[: len(wanted)])
-    return images
+        images.update(zip(wanted, answer.images, strict=False))
+    return [images[row] for row in range(len(prompts))]
+
+
+def batches(negative_prompts: list[str], batch_size: int) -> list[list[int]]:
+    """The rows in groups of at most `batch_size`; rows without a negative prompt keep to themselves.
+
+    Some families (Stable Diffusion XL) guide away from zeros instead of an empty prompt's embedding, and a pipeline
+    decides that for a whole batch.
+    """
+    without = [row for row, text in enumerate(negative_prompts) if not text]
+    with_one = [row for row, text in enumerate(negative_prompts) if text]
+    return [rows[i : i + batch_size] for rows in (without, with_one) for i in range(0, len(rows), batch_size)]

@@ -13,14 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from booth.contract.serving import DrawRequest, ModelRef
 from booth_service.diffusion.components import load_pipeline
 from booth_service.diffusion.sampling import draw
-from booth_service.inference.weights import (
-    COMPONENTS,
-    Weights,
-    WeightsCache,
-    base_weights,
-    copy_into,
-    published_weights,
-)
+from booth_service.inference.weights import Weights, WeightsCache, base_weights, copy_into, published_weights
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
 
@@ -86,8 +79,8 @@ class Engine:
         wanted = model.manifest_sha256 or str(base_folder)
         if skeleton.active != wanted:
             skeleton.active = None  # a copy that fails half-way must never be taken for a model
-            for component in COMPONENTS:
-                copy_into(getattr(skeleton.pipeline, component), weights[component])
+            for component, tensors in weights.items():
+                copy_into(getattr(skeleton.pipeline, component), tensors)
             skeleton.active = wanted
         return skeleton.pipeline
 

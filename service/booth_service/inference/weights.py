@@ -10,11 +10,10 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from booth.contract.attempts import Manifest
-from booth_service.diffusion.components import live_name, weight_files
+from booth_service.diffusion.components import family_of, live_name, weight_files
 from booth_service.storage.s3 import ObjectStore
 
 Weights = dict[str, dict[str, Tensor]]  # component -> tensor name in the file -> tensor
-COMPONENTS = ("unet", "text_encoder")
 
 
 class WeightsCache:
@@ -52,14 +51,14 @@ def size_bytes(weights: Weights) -> int:
 
 
 def base_weights(folder: Path) -> Weights:
-    """The trained components of a base model folder."""
+    """Every component of a base model folder that a job may train."""
     return {
         component: {
             name: tensor
             for path in weight_files(folder, component)
             for name, tensor in load_file(folder / path).items()
         }
-        for component in COMPONENTS
+        for component in family_of(folder).trained_folders(train_text_encoder=True)
     }
 
 

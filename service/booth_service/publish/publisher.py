@@ -1,14 +1,15 @@
 """Files of a trained model into the object store, and the manifest, once, after all of them."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from booth.contract.attempts import Brief, Manifest, StoredFile
 from booth_service.diffusion.components import weight_files
-from booth_service.diffusion.denoiser import TextConditionedDenoiser
 from booth_service.publish.export import export_file
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
@@ -17,21 +18,19 @@ from booth_service.storage.s3 import ObjectStore
 
 @dataclass(frozen=True)
 class Export:
-    """Stores a denoiser's weights under the attempt's prefix. Picklable: rank 0 calls it at the end of training."""
+    """Stores trained weights under the attempt's prefix. Picklable: rank 0 calls it at the end of training."""
 
     brief: Brief
     store: ObjectStore
     scratch_dir: str | None
     dtype: torch.dtype = torch.float16
 
-    def __call__(self, denoiser: TextConditionedDenoiser) -> list[StoredFile]:
+    def __call__(self, weights: Mapping[str, Mapping[str, Tensor]]) -> list[StoredFile]:
+        """Component folder -> name in the loaded module -> trained tensor, whole; what is absent is the base's."""
         base_folder = materialize(self.store, self.brief.base_files, self.scratch_dir)
-        modules = {"unet": denoiser.unet}
-        if denoiser.train_text_encoder:
-            modules["text_encoder"] = denoiser.text_encoder
         return [
-            self._upload(path, export_file(module, base_folder, path, self.dtype))
-            for component, module in modules.items()
+            self._upload(path, export_file(tensors, base_folder, path, self.dtype))
+            for component, tensors in weights.items()
             for path in weight_files(base_folder, component)
         ]
 

@@ -2,13 +2,18 @@
 
 
 def upload(tenant_id: str, sha256: str) -> str:
-    """A photo as the user sent it, until the job is accepted."""
+    """A photo or mask as the user sent it, until the job is accepted."""
     return f"tenants/{tenant_id}/uploads/{sha256}"
 
 
 def photo(tenant_id: str, sha256: str) -> str:
     """A photo re-encoded: upright, RGB, no metadata. Named by the hash of the upload."""
     return f"tenants/{tenant_id}/photos/{sha256}.png"
+
+
+def mask(tenant_id: str, sha256: str) -> str:
+    """A photo's mask re-encoded as 8-bit gray. Named by the hash of the upload."""
+    return f"tenants/{tenant_id}/masks/{sha256}.png"
 
 
 def attempt(tenant_id: str, job_id: str, attempt: int) -> str:
@@ -59,3 +64,8 @@ def class_item(tenant_id: str, address: str, index: int) -> str:
 def class_manifest(tenant_id: str, address: str, count: int) -> str:
     """The set's first `count` items, complete."""
     return f"tenants/{tenant_id}/class-sets/{address}/manifest-{count:06d}.json"
+
+
+def class_moments(tenant_id: str, address: str, count: int) -> str:
+    """Posterior moments of the set's first `count` items, as training reads them."""
+    return f"tenants/{tenant_id}/class-sets/{address}/moments-{count:06d}.safetensors"

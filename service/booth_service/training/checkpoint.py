@@ -1,13 +1,12 @@
-"""Checkpoints that any number of ranks can continue: each rank stores its share as safetensors, the manifest last.
+"""Checkpoints that any number of ranks, at any ZeRO stage, can continue.
 
-DeepSpeed's own checkpoints are pickles bound to the number of ranks that wrote them. These hold, for every parameter
-fragment a rank owns, the fp32 master and both Adam moments, named by parameter and offset.
+Each rank stores its fragments of the fp32 masters, both Adam moments and the moving average as safetensors files, the
+manifest comes last. No pickle, no collective but the exchange of file records, no conversion. Everything else that a
+run depends on (noise, order, rates) follows from the step, which the manifest holds.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,100 +14,124 @@ from pydantic import BaseModel
 from safetensors.torch import load, save
 from torch import Tensor
 
-from booth_service.storage.s3 import ObjectStore
+from booth_service.errors import CheckpointMismatch
+from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, own_fragments, trained_shapes
 
-KINDS = ("fp32", "exp_avg", "exp_avg_sq")
+MAX_FILE_BYTES = 2**30
+EMA = "ema"
+
+Put = Callable[[str, bytes], str]
+"""Stores a file of the checkpoint under its name and returns the key that Get will be asked with."""
+Get = Callable[[str, str | None], bytes]
+"""Reads a key; where a SHA-256 is given, other bytes raise."""
 
 
-class ShardRecord(BaseModel):
-    """One rank's file, its tensors named kind/parameter/start."""
+class FileRecord(BaseModel):
+    """One file of one rank, its tensors named kind/parameter/start."""
 
     key: str
+    bytes: int
     sha256: str
 
 
 class CheckpointManifest(BaseModel):
-    """A committed checkpoint: `step` optimizer steps are in it."""
+    """A committed checkpoint: `step` optimizer steps are in it, of the run whose identity is `run_sha256`."""
 
     step: int
     fence: int
-    shards: list[ShardRecord]
+    run_sha256: str
+    shapes: dict[str, list[int]]
+    has_ema: bool
+    files: list[FileRecord]
 
 
-@dataclass(frozen=True)
-class Fragment:
-    """What this rank owns of one parameter: the range in the parameter, and views of master and moments."""
-
-    name: str
-    start: int
-    length: int
-    views: dict[str, Tensor]
-
-
-def fragments(model_engine: Any) -> Iterator[Fragment]:
-    """This rank's share of a stage 1 or 2 engine, as live 1-D fp32 views. Needs one optimizer step, or `warm_up`."""
-    zero = model_engine.optimizer
-    for name, parameter in model_engine.module.named_parameters():
-        mapping = getattr(parameter, "_hp_mapping", None)
-        if mapping is None:
-            continue
-        flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
-        state = zero.optimizer.state[flat]
-        at, owned = mapping.lp_fragment_address, mapping.hp_fragment_address
-        sources = {"fp32": flat, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-        views = {kind: source.narrow(0, owned.start, owned.numel) for kind, source in sources.items()}
-        yield Fragment(name, at.start, owned.numel, views)
-
-
-def write(model_engine: Any, store: ObjectStore, step: int, fence: int, key: Callable[[str], str]) -> str:
+def write(engine: Engine, ema: Ema | None, step: int, fence: int, run_sha256: str, put: Put) -> str:
     """Store a checkpoint and return its manifest's key. Every rank must call it; the manifest makes it real."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    tensors = {f"{kind}/{f.name}/{f.start}": view for f in fragments(model_engine) for kind, view in f.views.items()}
-    body = save({name: view.detach().cpu().contiguous() for name, view in tensors.items()})
-    shard_key = key(f"rank-{rank:05d}-of-{ranks:05d}.safetensors")
-    store.put(shard_key, body)
-    mine = ShardRecord(key=shard_key, sha256=hashlib.sha256(body).hexdigest())
-    shards: list[ShardRecord | None] = [None] * ranks
-    dist.all_gather_object(shards, mine)
-    manifest_key = key("manifest.json")
-    if rank == 0:
-        manifest = CheckpointManifest(step=step, fence=fence, shards=[shard for shard in shards if shard])
-        store.put_once(manifest_key, manifest.model_dump_json().encode())
-    dist.barrier()
-    return manifest_key
+    mine = []
+    for number, tensors in enumerate(_portions(engine, ema)):
+        body = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        key = put(f"rank-{rank:05d}-of-{ranks:05d}-{number:03d}.safetensors", body)
+        mine.append(FileRecord(key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()))
+    records: list[list[FileRecord]] = [[] for _ in range(ranks)]
+    dist.all_gather_object(records, mine)
+    manifest = CheckpointManifest(
+        step=step,
+        fence=fence,
+        run_sha256=run_sha256,
+        shapes={name: list(shape) for name, shape in trained_shapes(engine).items()},
+        has_ema=ema is not None,
+        files=[record for of_rank in records for record in of_rank],
+    )
+    keys = [put("manifest.json", manifest.model_dump_json().encode()) if rank == 0 else ""]
+    dist.broadcast_object_list(keys, 0)
+    return keys[0]
 
 
 @torch.no_grad()
-def read(model_engine: Any, store: ObjectStore, manifest_key: str) -> int:
-    """Load a checkpoint into a fresh engine, whatever number of ranks wrote it; returns its step. All ranks call it."""
-    manifest = CheckpointManifest.model_validate_json(store.get(manifest_key))
-    pieces: dict[str, list[tuple[int, Tensor]]] = {}
-    for shard in manifest.shards:
-        for name, tensor in load(store.get(shard.key, shard.sha256)).items():
-            kind_and_name, start = name.rsplit("/", 1)
-            pieces.setdefault(kind_and_name, []).append((int(start), tensor))
-    whole = {name: torch.cat([tensor for _, tensor in sorted(parts, key=_by_start)]) for name, parts in pieces.items()}
-    _warm_up(model_engine.optimizer, manifest.step)
-    for fragment in fragments(model_engine):
-        for kind in KINDS:
-            part = whole[f"{kind}/{fragment.name}"].narrow(0, fragment.start, fragment.length)
-            fragment.views[kind].copy_(part)
-    for name, parameter in model_engine.module.named_parameters():
-        if f"fp32/{name}" in whole:
-            parameter.copy_(whole[f"fp32/{name}"].view(parameter.shape))
-    model_engine.global_steps = manifest.step
+def read(engine: Engine, ema: Ema | None, manifest_key: str, run_sha256: str, get: Get) -> int:
+    """Load a checkpoint into a fresh engine, whatever ranks and stage wrote it; returns its step. All ranks call it.
+
+    One file at a time is in memory. Raises CheckpointMismatch where it is of another run or incomplete.
+    """
+    manifest = CheckpointManifest.model_validate_json(get(manifest_key, None))
+    _check(manifest, engine, run_sha256)
+    engine.begin_restore(manifest.step)
+    flats = _flats(engine, ema)
+    own: dict[str, list[Fragment]] = {}
+    for fragment in engine.fragments():
+        own.setdefault(fragment.name, []).append(fragment)
+    found = dict.fromkeys(flats, 0)
+    for record in manifest.files:
+        for tensor_name, values in load(get(record.key, record.sha256)).items():
+            kind, rest = tensor_name.split("/", 1)
+            name, start = rest.rsplit("/", 1)
+            if kind == "fp32":
+                engine.put_weights(name, int(start), values)
+            if kind in flats:
+                found[kind] += sum(_copy(fragment, flats[kind], int(start), values) for fragment in own.get(name, []))
+    wanted = sum(fragment.length for fragments in own.values() for fragment in fragments)
+    if short := [kind for kind, elements in found.items() if elements != wanted]:
+        raise CheckpointMismatch(f"checkpoint {manifest_key} does not hold all of {', '.join(short)}")
     return manifest.step
 
 
-def _by_start(piece: tuple[int, Tensor]) -> int:
-    return piece[0]
+def _check(manifest: CheckpointManifest, engine: Engine, run_sha256: str) -> None:
+    if manifest.run_sha256 != run_sha256:
+        raise CheckpointMismatch(
+            f"the checkpoint of step {manifest.step} is of a run with other photos, base model or parameters "
+            f"({manifest.run_sha256[:12]}, this one is {run_sha256[:12]}); start the job anew"
+        )
+    shapes = {name: list(shape) for name, shape in trained_shapes(engine).items()}
+    if odd := sorted(name for name in shapes | manifest.shapes if shapes.get(name) != manifest.shapes.get(name)):
+        raise CheckpointMismatch(f"the checkpoint's parameters are not those of the model: {', '.join(odd[:5])}")
 
 
-def _warm_up(zero: Any, step: int) -> None:
-    """Create Adam's state, which PyTorch makes at the first step, so that there is something to copy into."""
-    for flat in zero.single_partition_of_fp32_groups:
-        zero.optimizer.state[flat] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": torch.zeros_like(flat),
-            "exp_avg_sq": torch.zeros_like(flat),
-        }
+def _flats(engine: Engine, ema: Ema | None) -> dict[str, list[Tensor]]:
+    flats = {kind: engine.flats(kind) for kind in ("fp32", *MOMENTS)}
+    return flats | ({EMA: ema.flats} if ema else {})
+
+
+def _portions(engine: Engine, ema: Ema | None) -> Iterator[dict[str, Tensor]]:
+    """This rank's tensors by name, in portions of at most MAX_FILE_BYTES (or one tensor)."""
+    portion: dict[str, Tensor] = {}
+    size = 0
+    for kind, flats in _flats(engine, ema).items():
+        for fragment in own_fragments(engine):
+            tensor = flats[fragment.flat].narrow(0, fragment.offset, fragment.length)
+            if portion and size + tensor.nbytes > MAX_FILE_BYTES:
+                yield portion
+                portion, size = {}, 0
+            portion[f"{kind}/{fragment.name}/{fragment.start}"] = tensor
+            size += tensor.nbytes
+    yield portion
+
+
+def _copy(fragment: Fragment, flats: list[Tensor], start: int, values: Tensor) -> int:
+    """Copy what `values`, elements from `start` on, hold of the fragment; returns how many elements."""
+    begin, end = max(start, fragment.start), min(start + values.numel(), fragment.start + fragment.length)
+    if begin >= end:
+        return 0
+    target = flats[fragment.flat].narrow(0, fragment.offset + begin - fragment.start, end - begin)
+    target.copy_(values.narrow(0, begin - start, end - begin))
+    return end - begin

@@ -10,7 +10,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from booth.contract.attempts import StoredFile
 from booth_service.errors import OutOfMemory, ServiceError, WorkerDied
 from booth_service.storage.s3 import ObjectStore
-from booth_service.training.worker import WorkerConfig, train_loop_per_worker
+from booth_service.training.rank import WorkerConfig, train_loop_per_worker
 
 COLLECTIVE_TIMEOUT_S = 300
 

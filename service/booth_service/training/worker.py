@@ -1,253 +1,232 @@
 """The training loop of one rank, on torch.distributed: any launcher that sets up a process group will do."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from PIL import ImageOps
 from torch import Tensor
 
-from booth.contract.attempts import Brief, StoredFile
-from booth.contract.jobs import TRAINING_PHASE, Progress
-from booth.contract.states import JobState
-from booth_service.data.dataset import Row, rank_rows, step_rows
-from booth_service.data.images import load_square
-from booth_service.diffusion.components import Components, load_components
-from booth_service.diffusion.denoiser import TextConditionedDenoiser
-from booth_service.diffusion.latents import encode_moments, sample_latents
-from booth_service.diffusion.loss import row_losses, row_weights, target
-from booth_service.diffusion.noise import row_draws
+from booth.contract.jobs import TRAINING_PHASE, Params, Progress
+from booth_service.data.dataset import Picture
+from booth_service.diffusion import denoiser as denoisers
+from booth_service.diffusion.components import Components
+from booth_service.diffusion.latents import encode_pixels, sample_latents
+from booth_service.diffusion.loss import min_snr_weights, row_losses, target
 from booth_service.diffusion.prompts import input_ids
-from booth_service.errors import AttemptEnded, NotFinite
 from booth_service.plan import Plan
-from booth_service.storage import keys
-from booth_service.storage.base_model import materialize
-from booth_service.storage.s3 import ObjectStore
-from booth_service.training import checkpoint, zero
+from booth_service.training import speed
+from booth_service.training.batches import Batch, Batches
+from booth_service.training.cache import Cache, CacheKey, build_cache
+from booth_service.training.engine import Ema, Engine
+from booth_service.training.plain import PlainEngine
+from booth_service.training.report import Report, Tally
+from booth_service.training.schedule import learning_rates
+from booth_service.training.zero import ZeroEngine
 
 
 @dataclass(frozen=True)
-class WorkerConfig:
-    """All that a rank gets. `pulse` opens the line to the control plane (rank 0 alone uses it); `export` stores the
-    trained weights and is called by rank 0 at the end."""
+class Task:
+    """What one rank trains. Pictures are decoded when they are encoded; `known` moments are not made again."""
 
-    brief: Brief
+    params: Params
     plan: Plan
-    store: ObjectStore
-    scratch_dir: str | None
-    class_image_keys: list[str]
-    pulse: Callable[[JobState, Progress], Any]
-    export: Callable[[TextConditionedDenoiser], list[StoredFile]]
+    components: Components
+    photos: Sequence[Picture]
+    class_images: Sequence[Picture]
+    known: dict[CacheKey, Tensor] | None = None
 
 
-@dataclass
-class Cache:
-    """What never changes during a job: posterior moments of all pictures and the tokens of both prompts.
+class Desk(Protocol):
+    """What the loop tells and asks outside. Rank 0's `say` and `wants_stop` count; every rank calls the others."""
 
-    photos, class_images: [upright] or [upright, mirrored], each (N, 2, C, h, w) fp32 on the CPU; ids (L,).
+    def say(self, progress: Progress, note: str | None = None) -> None:
+        """Where the run is."""
+        ...
+
+    def wants_stop(self) -> bool:
+        """True where the owner wants the run to end."""
+        ...
+
+    def encoded(self, cache: Cache) -> None:
+        """All pictures are encoded."""
+        ...
+
+    def resume(self, engine: Engine, ema: Ema | None) -> int:
+        """Load the last checkpoint, if there is one; returns its step."""
+        ...
+
+    def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
+        """Store a checkpoint."""
+        ...
+
+    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+        """Draw and store the sample pictures."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a run: the engine, and the average of its weights where one was asked for."""
+
+    engine: Engine
+    denoiser: denoisers.TextConditionedDenoiser
+    ema: Ema | None
+
+
+def train(task: Task, desk: Desk) -> Trained:
+    """Train for params.steps optimizer steps, with checkpoints and samples on the way. All ranks call it.
+
+    Raises NotFinite at a loss or gradient that is not finite (that step changed nothing), AttemptEnded when the owner
+    wants it to stop; on all ranks alike.
     """
-
-    photos: list[Tensor]
-    class_images: list[Tensor]
-    instance_ids: Tensor
-    class_ids: Tensor
-
-
-def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
-    """Train for params.steps optimizer steps, checkpoint on the way, export at the end (rank 0 returns the files).
-
-    Raises NotFinite before an update that would spoil the weights, AttemptEnded when the owner wants it to stop.
-    """
-    c: WorkerConfig = config["worker"]
-    brief, plan, params = c.brief, c.plan, c.brief.params
+    params, plan, components = task.params, task.plan, task.components
     rank, ranks = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if plan.use_gpu else torch.device("cpu")
+    bf16 = params.precision == "bf16" or (params.precision == "auto" and plan.use_gpu)
     if not plan.use_gpu:
         torch.set_num_threads(1)  # ranks share the cores; more threads only wait for each other
 
-    # ---- model, data, engine
-    progress = Progress(phase="encoding pictures", total_steps=len(brief.photos) + len(c.class_image_keys))
-    pulse = c.pulse(JobState.TRAINING, progress) if rank == 0 else None
-    if pulse:
-        pulse.__enter__()
-    components = load_components(materialize(c.store, brief.base_files, c.scratch_dir))
-    cache = build_cache(c, components, device, pulse and partial(say_encoded, pulse, progress))
-    denoiser = TextConditionedDenoiser(components.unet, components.text_encoder, params.train_text_encoder).to(device)
-    groups = denoiser.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
-    rates = [params.learning_rate, params.text_encoder_learning_rate][: len(groups)]
-    engine = zero.engine(
-        denoiser,
+    # ---- pictures, model, engine
+    def say_encoded(done: int, total: int) -> None:
+        desk.say(Progress(phase="encoding pictures", step=min(done, total), total_steps=total))
+
+    cache = build_cache(params, task.photos, task.class_images, components, device, say_encoded, task.known)
+    desk.encoded(cache)
+    denoiser = denoisers.denoiser(components, params.train_text_encoder).to(device)
+    if plan.activation_checkpointing:
+        denoiser.enable_activation_checkpointing()
+    if not cache.is_cached:
+        components.vae.to(device)
+    batches = Batches(
+        params,
+        cache,
+        num_train_timesteps=int(components.noise_scheduler.config.num_train_timesteps),
+        latent_channels=int(components.vae.config.latent_channels),
+        rank=rank,
+        ranks=ranks,
+        micro_batch_size=plan.micro_batch_size,
+    )
+    prompts = prompt_tables(denoiser, components, batches.prompts, device)
+    engine = make_engine(denoiser, params, plan, bf16)
+    ema = Ema(engine, params.ema_decay) if params.ema_decay else None
+    num_groups = 2 if params.train_text_encoder else 1
+
+    # ---- loop state
+    step = first_step = desk.resume(engine, ema)
+    progress = Progress(phase=TRAINING_PHASE, step=step, total_steps=params.steps)
+    desk.say(progress, note=f"training: {plan.why}" + (f", from step {step}" if step else ""))
+    report = Report(params, ranks, bool(task.class_images), first_step=step)
+    report.matrix_rate = speed.matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
+    unread = None
+
+    for micro_batches in batches.from_step(step, device):
+        # ---- once in a while, with every step so far known to be good
+        is_checkpoint = step > first_step and step % params.checkpoint_interval_steps == 0
+        is_sample = bool(params.sample_interval_steps) and step % params.sample_interval_steps == 0
+        if unread and (is_checkpoint or is_sample):
+            desk.say(progress := report.read(*unread))
+            unread = None
+        if is_checkpoint:
+            desk.checkpoint(engine, ema, step)
+        if is_sample:
+            desk.draw_samples(engine, components, device, step)
+
+        # ---- one step; the host waits for nothing in it
+        rows = batches.all_rows(step)
+        tally = Tally(device, rank, ranks, len(rows))
+        rates = learning_rates(params, step)
+        for batch in micro_batches:
+            counting = speed.FlopCount() if step == first_step else nullcontext()
+            with counting:
+                losses, loss = forward(engine, batch, components, prompts, params.snr_gamma)
+                engine.backward(loss)
+            report.flops_per_step += getattr(counting, "total", 0)
+            tally.add(batch, losses, loss)
+        result = engine.step(rates[:num_groups])
+        if ema:
+            ema.update()
+        figures = tally.close(desk.wants_stop(), speed.peak_memory_bytes(device), result)
+
+        # ---- the step before has ended by now: look at it
+        if unread:
+            desk.say(progress := report.read(*unread))
+        unread = (step, rows, figures, rates)
+        step += 1
+
+    if unread:
+        desk.say(report.read(*unread))
+    if params.sample_interval_steps:
+        desk.draw_samples(engine, components, device, step)
+    return Trained(engine, denoiser, ema)
+
+
+@dataclass(frozen=True)
+class PromptTables:
+    """All P prompts of a job: token ids (P, L_e) for each encoder, or embeddings where the encoders are frozen."""
+
+    input_ids: tuple[Tensor, ...] | None
+    embeds: denoisers.TextEmbeds | None
+
+    def of(self, prompts: Tensor) -> dict[str, Any]:
+        """The denoiser's keyword for rows whose prompts have these numbers, (R,)."""
+        if self.embeds is None:
+            assert self.input_ids is not None
+            return {"input_ids": tuple(ids[prompts] for ids in self.input_ids)}
+        hidden, pooled = self.embeds
+        return {"embeds": (hidden[prompts], None if pooled is None else pooled[prompts])}
+
+
+@torch.no_grad()
+def prompt_tables(
+    denoiser: denoisers.TextConditionedDenoiser, components: Components, prompts: list[str], device: torch.device
+) -> PromptTables:
+    """Frozen encoders run here once, and never again in the job."""
+    ids = tuple(table.to(device) for table in input_ids(components.tokenizers, prompts))
+    return PromptTables(ids, None) if denoiser.train_text_encoder else PromptTables(None, denoiser.encode(ids))
+
+
+def forward(
+    engine: Engine, batch: Batch, components: Components, prompts: PromptTables, snr_gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Row losses (R,) before the rows' weights, and this micro-batch's share of the step's loss."""
+    scheduler = components.noise_scheduler
+    moments = batch.moments
+    if moments is None:
+        assert batch.pixels is not None
+        moments = encode_pixels(components.vae, batch.pixels)
+    latents = sample_latents(moments, batch.posterior_noise, components.vae.config.scaling_factor)
+    noisy_latents = scheduler.add_noise(latents, batch.noise, batch.timesteps)
+    model_pred = engine(noisy_latents, batch.timesteps, time_ids=batch.time_ids, **prompts.of(batch.prompts))
+    losses = row_losses(model_pred, target(scheduler, latents, batch.noise, batch.timesteps), batch.masks)
+    if snr_gamma:
+        losses = losses * min_snr_weights(scheduler, batch.timesteps, snr_gamma)
+    return losses, (losses * batch.weights).sum()
+
+
+def make_engine(module: denoisers.TextConditionedDenoiser, params: Params, plan: Plan, bf16: bool) -> Engine:
+    """DeepSpeed's engine, or the plain one at stage 0 on one rank."""
+    groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
+    if plan.ranks == 1 and plan.zero_stage == 0:
+        return PlainEngine(
+            module,
+            groups,
+            max_grad_norm=params.max_grad_norm,
+            weight_decay=params.weight_decay,
+            bf16=bf16,
+            eight_bit=params.optimizer == "adamw_8bit",
+        )
+    return ZeroEngine(
+        module,
         groups,
         zero_stage=plan.zero_stage,
         micro_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
         max_grad_norm=params.max_grad_norm,
         weight_decay=params.weight_decay,
-        bf16=plan.use_gpu,
-    )
-    dtype = next(engine.module.parameters()).dtype
-    scheduler, scaling = components.noise_scheduler, components.vae.config.scaling_factor
-    generator = torch.Generator()
-
-    # ---- loop state
-    step = checkpoint.read(engine, c.store, brief.resume_key) if brief.resume_key else 0
-    progress = Progress(phase=TRAINING_PHASE, step=step, total_steps=params.steps)
-    began, first_step = time.monotonic(), step
-    if pulse:
-        pulse.say(progress, note=f"training: {plan.why}" + (f", from step {step}" if step else ""))
-
-    while step < params.steps:
-        # ---- once in a while: checkpoint
-        due = step > first_step and step % params.checkpoint_interval_steps == 0
-        if due:
-            key = checkpoint.write(engine, c.store, step, brief.fence, partial(checkpoint_key, brief, step))
-            if pulse:
-                pulse.say(progress, checkpoint_key=key)
-
-        # ---- one step
-        rows = rank_rows(rows_of(step, c), rank, ranks)
-        latents, noise, timesteps, ids, is_class = batch(rows, step, params.seed, cache, scheduler, scaling, generator)
-        latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
-        noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-        model_pred = engine(noisy_latents.to(dtype), timesteps, ids.to(device))
-        losses = row_losses(model_pred, target(scheduler, latents, noise, timesteps))
-        weights = row_weights(is_class.to(device), params.train_batch_size, params.prior_loss_weight)
-        loss = (losses * weights).sum()
-        summary = reduce_summary(losses, loss, is_class, stop=bool(pulse and pulse.desired != "run"))
-        refuse_bad(summary, step, rows, losses)
-        warmed = min(1.0, (step + 1) / max(1, params.lr_warmup_steps))
-        zero.set_learning_rates(engine, [rate * warmed for rate in rates])
-        engine.backward(loss * ranks)  # ZeRO averages gradients over ranks; the loss is a sum over them
-        engine.step()
-        step += 1
-
-        # ---- say so
-        if pulse:
-            progress = describe(
-                summary, step, params.steps, params.train_batch_size, began, first_step, bool(cache.class_images)
-            )
-            pulse.say(progress)
-
-    files = None
-    if pulse:
-        pulse.say(progress.model_copy(update={"phase": "publishing", "eta_s": None}), state=JobState.PUBLISHING)
-        files = c.export(engine.module)
-        pulse.__exit__(None, None, None)
-    dist.barrier()
-    return files
-
-
-def checkpoint_key(brief: Brief, step: int, name: str) -> str:
-    """Where this attempt's checkpoints lie."""
-    return keys.checkpoint_file(brief.tenant_id, brief.job_id, brief.attempt, step, name)
-
-
-def rows_of(step: int, c: WorkerConfig) -> list[Row]:
-    """All rows of a step, over all ranks."""
-    params = c.brief.params
-    return step_rows(
-        step,
-        seed=params.seed,
-        train_batch_size=params.train_batch_size,
-        num_photos=len(c.brief.photos),
-        num_class_images=len(c.class_image_keys),
-        random_flip=params.random_flip,
-    )
-
-
-def say_encoded(pulse: Any, progress: Progress, done: int) -> None:
-    """Tell that `done` pictures are encoded."""
-    pulse.say(progress.model_copy(update={"step": done}))
-
-
-def build_cache(
-    c: WorkerConfig, components: Components, device: torch.device, on_encoded: Callable[[int], None] | None
-) -> Cache:
-    """Encode every picture once; the VAE leaves the device afterwards. `on_encoded` is told how many are done."""
-    params = c.brief.params
-    vae = components.vae.to(device)
-    done = 0
-
-    def moments(object_keys: list[str]) -> list[Tensor]:
-        nonlocal done
-        variants: list[list[Tensor]] = [[], []] if params.random_flip else [[]]
-        for key in object_keys:
-            image = load_square(c.store.get(key), params.resolution)
-            for variant, shown in zip(variants, (image, ImageOps.mirror(image)), strict=False):
-                variant.append(encode_moments(vae, shown, device))
-            done += 1
-            if on_encoded:
-                on_encoded(done)
-        return [torch.stack(variant) for variant in variants if variant]
-
-    cache = Cache(
-        moments([photo.key for photo in c.brief.photos]),
-        moments(c.class_image_keys),
-        input_ids(components.tokenizer, [params.instance_prompt])[0],
-        input_ids(components.tokenizer, [params.class_prompt])[0],
-    )
-    vae.to("cpu")
-    return cache
-
-
-def batch(
-    rows: list[Row], step: int, seed: int, cache: Cache, scheduler: Any, scaling: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """latents and noise (R, C, h, w), timesteps (R,), input_ids (R, L), is_class (R,) for these rows, on the CPU."""
-    moments = torch.stack([(cache.class_images if r.is_class else cache.photos)[int(r.flip)][r.image] for r in rows])
-    shape, num_timesteps = tuple(moments.shape[2:]), scheduler.config.num_train_timesteps
-    draws = [row_draws(generator, seed, step, row.number, shape, num_timesteps) for row in rows]
-    latents = sample_latents(moments, torch.stack([draw[0] for draw in draws]), scaling)
-    noise = torch.stack([draw[1] for draw in draws])
-    timesteps = torch.tensor([draw[2] for draw in draws])
-    ids = torch.stack([cache.class_ids if row.is_class else cache.instance_ids for row in rows])
-    return latents, noise, timesteps, ids, torch.tensor([row.is_class for row in rows])
-
-
-def reduce_summary(losses: Tensor, loss: Tensor, is_class: Tensor, stop: bool) -> Tensor:
-    """Over all ranks: [loss, instance sum, class sum, instance rows, class rows, not finite, stop], fp64 on the CPU."""
-    losses = losses.detach()
-    mask = is_class.to(losses.device)
-    bad = (~torch.isfinite(losses)).any()
-    parts = [loss.detach(), losses[~mask].sum(), losses[mask].sum(), (~mask).sum(), mask.sum(), bad]
-    summary = torch.stack(
-        [part.double() for part in parts] + [torch.tensor(float(stop), device=losses.device).double()]
-    )
-    dist.all_reduce(summary)
-    return summary.cpu()
-
-
-def refuse_bad(summary: Tensor, step: int, rows: list[Row], losses: Tensor) -> None:
-    """Stop all ranks alike, before the update, at a loss that is not finite or at the owner's wish."""
-    if summary[6] > 0:
-        raise AttemptEnded("the owner asked the job to stop")
-    if summary[5] > 0:
-        mine = [
-            row for row, value in zip(rows, losses.tolist(), strict=True) if not torch.isfinite(torch.tensor(value))
-        ]
-        named = (
-            ", ".join(f"{'class image' if row.is_class else 'photo'} {row.image}" for row in mine)
-            or "another rank's rows"
-        )
-        raise NotFinite(f"the loss of step {step} is not a finite number ({named}); the weights were not updated")
-
-
-def describe(
-    summary: Tensor, step: int, steps: int, train_batch_size: int, began: float, first_step: int, with_prior: bool
-) -> Progress:
-    """The progress after `step` steps."""
-    loss, instance, prior, instances, classes = summary[:5].tolist()
-    pace = (step - first_step) / max(1e-9, time.monotonic() - began)
-    return Progress(
-        phase=TRAINING_PHASE,
-        step=step,
-        total_steps=steps,
-        loss=loss,
-        instance_loss=instance / max(1, instances),
-        prior_loss=prior / classes if classes else None,
-        images_per_second=pace * train_batch_size * (2 if with_prior else 1),
-        eta_s=(steps - step) / pace,
+        bf16=bf16,
+        bucket_elements=plan.bucket_elements,
+        offload_optimizer=plan.offload_optimizer,
     )

@@ -4,12 +4,17 @@ import json
 import shutil
 
 import pytest
+import torch
 from control_plane import RECIPE, weights
+from safetensors.torch import save_file
+from tiny_sdxl_base import write_tiny_sdxl_base
 
 from booth.contract.models import Recipe
 from booth_service import settings as settings_module
-from booth_service.control import admin, auth, base_folder
+from booth_service.control import admin, auth, base_folder, base_models
 from booth_service.control.database import Database
+from booth_service.control.tokens import Tokenizers
+from booth_service.control.views import stored_files
 from booth_service.errors import BaseModelError
 
 
@@ -38,7 +43,11 @@ def folder(tmp_path):
     root = tmp_path / "base"
     files = {
         "model_index.json": json.dumps(
-            {"_class_name": "P", "unet": ["d", "U"], "safety_checker": [None, None]}
+            {
+                "_class_name": "StableDiffusionPipeline",
+                "safety_checker": [None, None],
+                **{part: ["d", "U"] for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")},
+            }
         ).encode(),
         "booth_recipe.json": RECIPE.model_dump_json().encode(),
         "README.md": b"not needed",
@@ -48,6 +57,7 @@ def folder(tmp_path):
         "unet/diffusion_pytorch_model.fp16.safetensors": weights(),
         "unet/diffusion_pytorch_model.bin": b"pickle",
         "feature/preprocessor_config.json": b"{}",
+        **{f"{part}/config.json": b"{}" for part in ("vae", "text_encoder", "tokenizer", "scheduler")},
     }
     for path, body in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +100,7 @@ def test_the_key_stands_last_where_people_read(run, capsys):
 def test_a_base_model_is_stored_once(run, folder):
     code, added, _ = run("base-model-add", "tiny", str(folder))
     assert code == 0
-    assert (added["status"], added["is_default"], added["files"]) == ("added", True, 3)
+    assert (added["status"], added["is_default"], added["files"]) == ("added", True, 7)
     again = run("base-model-add", "tiny", str(folder))[1]
     assert (again["status"], again["uploaded"]) == ("unchanged", 0)
     (folder / "unet/config.json").write_text('{"a": 1}')
@@ -108,8 +118,12 @@ def test_the_default_changes_only_when_asked(run, folder):
 def test_only_what_the_pipeline_needs_is_taken(folder):
     assert [path.as_posix() for path in base_folder.read(folder).files] == [
         "model_index.json",
+        "scheduler/config.json",
+        "text_encoder/config.json",
+        "tokenizer/config.json",
         "unet/config.json",
         "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
     ]
 
 
@@ -118,14 +132,14 @@ def test_a_base_model_is_fetched_from_a_bucket(run, folder, object_store):
         if path.is_file():
             object_store.upload(path, f"elsewhere/tiny/{path.relative_to(folder).as_posix()}")
     code, added, _ = run("base-model-add", "tiny", f"s3://{object_store.bucket}/elsewhere/tiny/")
-    assert (code, added["files"]) == (0, 3)
+    assert (code, added["files"]) == (0, 7)
 
 
 def test_without_a_recipe_the_built_in_ones_are_named(run, folder):
     (folder / "booth_recipe.json").unlink()
     code, _, complaint = run("base-model-add", "tiny", str(folder))
     assert code == 1
-    assert "sd15, sd21" in complaint
+    assert "sd15, sd21, sdxl" in complaint
     assert run("base-model-add", "tiny", str(folder), "--recipe", "sd15")[0] == 0
     assert run("base-model-add", "tiny", str(folder), "--recipe", "sd99")[0] == 1
 
@@ -160,6 +174,61 @@ def test_a_component_that_is_missing_is_named(folder):
     shutil.rmtree(folder / "unet")
     with pytest.raises(BaseModelError, match="names unet"):
         base_folder.read(folder)
+
+
+def test_a_folder_without_text_encoder_is_refused(run, folder):
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace('"text_encoder": ["d", "U"]', '"text_encoder": [null, null]'))
+    code, _, complaint = run("base-model-add", "tiny", str(folder))
+    assert code == 1
+    assert "has no text_encoder, so it cannot be fine-tuned" in complaint
+    assert run("base-models")[1] == []
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLImg2ImgPipeline", "FluxPipeline", None, ["x"]])
+def test_another_pipeline_is_refused(folder, name):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+    with pytest.raises(BaseModelError, match=r"cannot be fine-tuned here\. Give a folder of one of Stable"):
+        base_folder.read(folder)
+
+
+def test_a_recipe_of_another_family_is_refused(run, folder):
+    code, _, complaint = run("base-model-add", "tiny", str(folder), "--recipe", "sdxl")
+    assert code == 1
+    assert "is a stable-diffusion base model, the recipe is for stable-diffusion-xl" in complaint
+
+
+def test_an_sdxl_folder_is_added_with_its_recipe_and_its_tokenizer_is_read(run, tmp_path, object_store, capsys):
+    root = write_tiny_sdxl_base(tmp_path / "sdxl")
+    capsys.readouterr()  # what libraries say when they are loaded
+    code, added, complaint = run("base-model-add", "xl", str(root), "--recipe", "sdxl")
+    assert code == 0, complaint
+    assert added["family"] == "stable-diffusion-xl"
+    with Database(run.url).read() as session:
+        files = stored_files(base_models.named(session, "xl").files)
+    paths = {file.path for file in files}
+    assert {"text_encoder_2/model.safetensors", "tokenizer_2/tokenizer_config.json"} <= paths
+    vocabulary = Tokenizers(object_store).of(files)
+    assert (vocabulary.max_length, vocabulary.pieces("a sks dog")) == (24, ["a</w>", "sks</w>", "dog</w>"])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.tensor([1.0, torch.nan]),
+        torch.tensor([1.0, torch.inf], dtype=torch.float16),
+        torch.tensor([-torch.inf, 1.0], dtype=torch.bfloat16),
+    ],
+    ids=lambda tensor: str(tensor.dtype),
+)
+def test_weights_that_are_not_finite_are_refused_by_name(run, folder, bad):
+    tensors = {"a": torch.ones(3, dtype=bad.dtype), "b": torch.tensor([2**31 - 1]), "mid.norm": bad}
+    save_file(tensors, folder / "unet/diffusion_pytorch_model.safetensors")
+    code, _, complaint = run("base-model-add", "tiny", str(folder))
+    assert code == 1
+    assert "unet/diffusion_pytorch_model.safetensors has values that are not finite in mid.norm" in complaint
+    assert run("base-models")[1] == []
 
 
 def test_what_is_no_source_is_refused(run, tmp_path):

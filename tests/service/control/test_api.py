@@ -32,7 +32,7 @@ def test_a_job_from_submission_to_model(plane, user, cluster):
     model = user.http.get(f"/v1/models/{driver.job['model_id']}").json()
     assert model["prompt_prefix"] == "sks dog"
     files = user.http.get(f"/v1/models/{model['id']}/files").json()["files"]
-    assert len(files) == 6
+    assert len(files) == 8
     assert all(len(httpx2.get(file["url"], trust_env=False).content) == file["bytes"] for file in files)
 
     cluster.jobs[driver.ray_job] = RayStatus.SUCCEEDED

@@ -2,13 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from control_plane import both_databases
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
+from booth_service.control import database as database_module
 from booth_service.control.database import Database
 from booth_service.control.records import Table, Tenant
 
@@ -26,6 +30,22 @@ def test_migrating_again_keeps_what_is_there(database):
     with database.write() as session:
         session.add(Tenant(id="t", name="n", created_at=NOW))
     database.migrate()
+    with database.read() as session:
+        assert session.get_one(Tenant, "t").name == "n"
+
+
+@both_databases
+def test_a_database_of_the_first_version_keeps_its_rows_and_gets_the_new_tables(database):
+    config = Config()
+    config.set_main_option("script_location", str(Path(database_module.__file__).parent / "migrations"))
+    with database.write() as session:
+        session.add(Tenant(id="t", name="n", created_at=NOW))
+        session.flush()
+        config.attributes["connection"] = session.connection()
+        command.downgrade(config, "0001")
+    assert "samples" not in inspect(database.engine).get_table_names()
+    database.migrate()
+    assert "samples" in inspect(database.engine).get_table_names()
     with database.read() as session:
         assert session.get_one(Tenant, "t").name == "n"
 

@@ -1,22 +1,12 @@
 """Transitions: fences, retries, cancelling, beats. Every one through the API or the reconciler, as in production."""
 
 import pytest
-from control_plane import Driver, both_databases, started
+from control_plane import Driver, both_databases, next_attempt, started
 
 from booth_service.control import lifecycle
 from booth_service.control.policy import RayStatus
 from booth_service.control.reconciler import Reconciler
 from booth_service.control.records import Attempt
-
-
-def next_attempt(plane, cluster, clock, driver: Driver) -> Driver:
-    """The driver of the attempt that follows the one which just ended."""
-    cluster.jobs[driver.ray_job] = RayStatus.FAILED
-    reconciler = Reconciler(plane)
-    reconciler.round()
-    clock.advance(60)
-    reconciler.round()
-    return Driver(plane, driver.http, driver.job_id, driver.number + 1, driver.fence + 1)
 
 
 @both_databases

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from control_plane import both_databases, started
+from control_plane import both_databases, mask, photo, started
 from sqlalchemy import select
 
 from booth_service.control.records import Idempotency, Upload
@@ -62,15 +62,67 @@ def test_idempotency_records_live_for_two_days(plane, user, clock, hours, left):
 
 def test_a_deleted_models_objects_go_and_its_log_and_others_stay(plane, user, cluster):
     driver = started(plane, user)
-    driver.publish()
     prefix = keys.attempt(user.tenant_id, driver.job_id, 1)
     plane.store.put(f"{prefix}/checkpoints/00000004/state", b"x")
     plane.store.put(f"{prefix}/driver.log", b"log")
+    driver.beat("training", step=4, samples=[driver.strip(4)])
+    driver.publish()
     base_objects = set(plane.store.keys("base-models/"))
     sweep(plane)
-    assert len(list(plane.store.keys(prefix))) == 4
+    assert len(list(plane.store.keys(prefix))) == 4 + len(driver.samples()[0]["pictures"])
     user.http.delete(f"/v1/models/{driver.job['model_id']}")
     sweep(plane)
     assert list(plane.store.keys(prefix)) == [f"{prefix}/driver.log"]
+    assert driver.samples() == []
     assert set(plane.store.keys("base-models/")) == base_objects
     sweep(plane)
+
+
+@both_databases
+def test_masks_go_with_uploads_that_no_job_took_and_stay_with_those_that_one_names(plane, user, clock):
+    def image(seed: int, level: int) -> dict:
+        return user.put(plane, photo(seed), mask=user.put(plane, mask(level=level)))
+
+    kept, refused = image(0, 255), image(1, 200)
+    cat = {"class_noun": "cat", "token": "zwx", "images": [kept]}
+    assert user.submit(plane, more_subjects=[cat]).status_code == 202
+    missing = {"sha256": "0" * 64, "bytes": 5}
+    assert user.submit(plane, key="k2", images=[refused, missing]).status_code == 422
+    user.http.post("/v1/jobs/prepare", json={"class_noun": "dog", "images": [kept]})
+    assert len(list(plane.store.keys(f"tenants/{user.tenant_id}/masks/"))) == 2
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/")) == [
+        keys.mask(user.tenant_id, kept["mask"]["sha256"]),
+        keys.photo(user.tenant_id, kept["sha256"]),
+    ]
+    assert listed(plane, Upload) == 0
+
+
+def test_a_photo_that_one_job_names_as_a_mask_is_kept_as_that_alone(plane, user, clock):
+    body = mask()
+    user.submit(plane, images=[user.put(plane, body), {"sha256": "0" * 64, "bytes": 5}])
+    assert (
+        user.submit(plane, key="k2", images=[user.put(plane, photo(), mask=user.put(plane, body))]).status_code == 202
+    )
+    user.http.post("/v1/jobs/prepare", json={"class_noun": "dog", "images": [user.put(plane, body)]})
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    assert len(list(plane.store.keys(f"tenants/{user.tenant_id}/masks/"))) == 1
+    assert list(plane.store.keys(f"tenants/{user.tenant_id}/photos/")) == [
+        keys.photo(user.tenant_id, user.put(plane, photo())["sha256"])
+    ]
+
+
+@both_databases
+def test_the_same_photo_of_two_tenants_is_swept_for_the_one_without_a_job(plane, user, stranger, clock):
+    images = user.put_photos(plane)
+    stranger.put_photos(plane)
+    assert user.submit(plane, images=images).status_code == 202
+    assert stranger.submit(plane, images=[*images, {"sha256": "0" * 64, "bytes": 5}]).status_code == 422
+    for each in (user, stranger):
+        each.http.post("/v1/jobs/prepare", json={"class_noun": "dog", "images": images})
+    clock.advance(2 * plane.settings.upload_link_s + 1)
+    sweep(plane)
+    held = [len(list(plane.store.keys(f"tenants/{each.tenant_id}/"))) for each in (user, stranger)]
+    assert held == [1, 0]

@@ -11,6 +11,7 @@ JOB_ROUTES = [
     ("POST", "/v1/jobs/{job}/cancel"),
     ("GET", "/v1/jobs/{job}/events"),
     ("GET", "/v1/jobs/{job}/logs"),
+    ("GET", "/v1/jobs/{job}/samples"),
 ]
 MODEL_ROUTES = [
     ("GET", "/v1/models/{model}"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizer import build
 
 from booth.contract.attempts import StoredFile
-from booth_service.control.tokens import Tokenizers, Vocabulary, clip_tokenizer, free_token
+from booth_service.control.tokens import Tokenizers, Vocabulary, choose_tokens, clip_tokenizer
 from booth_service.errors import BaseModelError
 
 TEXTS = [
@@ -94,13 +94,22 @@ def test_early_merges_are_not_rare():
 
 def test_the_token_used_least_is_free():
     vocabulary = vocabulary_of([])
-    assert free_token(RECIPE, vocabulary, Counter()) == "sks"
-    assert free_token(RECIPE, vocabulary, Counter(sks=2, zwx=1)) == "zwx"
+    assert choose_tokens([None], RECIPE, vocabulary, Counter()) == ["sks"]
+    assert choose_tokens([None], RECIPE, vocabulary, Counter(sks=2, zwx=1)) == ["zwx"]
+
+
+def test_no_two_subjects_of_a_job_get_one_token():
+    words = [f"common{number}</w>" for number in range(70)] + ["qx</w>", "sks</w>"]
+    vocabulary = vocabulary_of(words)
+    assert choose_tokens([None, "SKS", None], RECIPE, vocabulary, Counter()) == ["zwx", "SKS", "qx"]
+    assert choose_tokens(["dog", None, None], RECIPE, vocabulary, Counter(sks=9)) == ["dog", "zwx", "sks"]
+    with pytest.raises(BaseModelError, match="give each subject a token"):
+        choose_tokens([None] * 4, RECIPE, vocabulary, Counter())
 
 
 def test_a_recipe_without_rare_tokens_takes_the_vocabularys():
     plain = RECIPE.model_copy(update={"rare_tokens": []})
     words = [f"common{number}</w>" for number in range(70)] + ["qx</w>"]
-    assert free_token(plain, vocabulary_of(words), Counter()) == "qx"
+    assert choose_tokens([None], plain, vocabulary_of(words), Counter()) == ["qx"]
     with pytest.raises(BaseModelError, match="no rare single token"):
-        free_token(plain, vocabulary_of([]), Counter())
+        choose_tokens([None], plain, vocabulary_of([]), Counter())

@@ -22,6 +22,7 @@ def post(user, path="/v1/jobs/prepare", **dials):
         ("token", "a\x00b", "Remove them."),
         ("class_noun", "dog\nRUN", "Remove them."),
         ("resolution", 65, "Give a multiple of 8."),
+        ("resolution", 72, "Give 64 or 80."),  # 8 for the tiny base's VAE, 2 for its UNet
         ("learning_rate", 0, "Give more than 0.0."),
         ("stepps", 5, "Remove it or correct its spelling."),
         ("base_model", "sd9", "Use one of: tiny."),
@@ -45,6 +46,41 @@ def test_all_bad_fields_come_at_once(plane, user):
     answer = post(user, steps=0, token=" ", base_model="sd9", wrong=1, options={"weight_decay": 7})
     fields = {problem["field"] for problem in answer.json()["problems"]}
     assert fields == {"steps", "token", "base_model", "wrong", "options.weight_decay"}
+
+
+def further(**fields):
+    return {"class_noun": "cat", "images": [PHOTO], **fields}
+
+
+@pytest.mark.parametrize(
+    ("dials", "field", "remedy"),
+    [
+        ({"more_subjects": [further(images=[])]}, "more_subjects.0.images", "Give at least 1."),
+        ({"more_subjects": [further(), further(class_noun="")]}, "more_subjects.1.class_noun", "at least 1 character"),
+        ({"more_subjects": [further(class_noun="a\tb")]}, "more_subjects.0.class_noun", "Remove them."),
+        ({"more_subjects": [further()] * 8}, "more_subjects", "Give at most 7."),
+        ({"token": "sks", "more_subjects": [further(token="SKS")]}, "more_subjects.0.token", "a token of its own"),
+        ({"more_subjects": [further(token="a"), further(token="a")]}, "more_subjects.1.token", "a token of its own"),
+        ({"images": [{**PHOTO, "caption": " "}]}, "images.0.caption", "at least 1 character"),
+        ({"images": [{**PHOTO, "caption": "a\nb"}]}, "images.0.caption", "Remove them."),
+        ({"images": [{**PHOTO, "caption": "x" * 1001}]}, "images.0.caption", "1000 characters"),
+        (
+            {"images": [{**PHOTO, "mask": {"sha256": "no", "bytes": 1}}]},
+            "images.0.mask.sha256",
+            "Give text of the form",
+        ),
+        ({"options": {"sample_prompts": ["a", "b\x00"]}}, "options.sample_prompts.1", "Remove them."),
+        ({"options": {"crop": "left"}}, "options.crop", "Give 'center', 'random' or 'bucket'."),
+        ({"options": "fast"}, "options", "Give names with their values."),
+        ({"more_subjects": {"class_noun": "cat"}}, "more_subjects", "Give a list."),
+    ],
+)
+def test_a_bad_field_within_another_is_named_by_its_place(plane, user, dials, field, remedy):
+    answer = post(user, **dials)
+    assert answer.status_code == 422
+    [problem] = answer.json()["problems"]
+    assert problem["field"] == field
+    assert remedy in problem["remedy"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

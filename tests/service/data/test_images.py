@@ -1,4 +1,4 @@
-"""Stored photos: upright, RGB, lossless, and without anything that the camera wrote into them."""
+"""Stored photos and masks: upright, lossless, and without anything that the camera wrote into them."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from booth.contract.photos import PhotoError
-from booth_service.data.images import load_square, reencode
+from booth_service.data.images import check_mask, load_square, reencode, reencode_mask
 
 
 def opened(data: bytes) -> Image.Image:
@@ -78,3 +78,32 @@ def test_the_square_is_the_middle():
 def test_a_square_of_the_right_size_is_untouched(noise):
     square = noise.crop((0, 0, 48, 48))
     assert np.array_equal(load_square(encoded(square, "PNG"), 48), square)
+
+
+def test_a_mask_is_stored_as_eight_bits_of_gray(noise):
+    mask = noise.convert("L").point(lambda value: 255 if value > 128 else 0)
+    for kind in ("L", "1", "RGB"):
+        stored = opened(reencode_mask(encoded(mask.convert(kind), "PNG"), noise.size))
+        assert (stored.mode, stored.format, stored.info) == ("L", "PNG", {})
+        assert np.array_equal(stored, mask)
+
+
+def test_a_mask_of_another_size_is_refused(noise):
+    with pytest.raises(PhotoError, match="64 x 48 pixels, its photo 64 x 64"):
+        reencode_mask(encoded(noise.convert("L"), "PNG"), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("column", "crop", "is_seen"),
+    [(0, "center", False), (16, "center", True), (0, "bucket", True), (0, "random", True)],
+)
+def test_a_mask_must_mark_what_the_crop_shows(column, crop, is_seen):
+    mask = Image.new("L", (96, 64))
+    mask.paste(255, (column, 0, column + 1, 64))
+    data = encoded(mask, "PNG")
+    assert bool(np.array(load_square(data, 64)).any()) is (column >= 16)
+    if is_seen:
+        check_mask(data, (96, 64), crop)
+    else:
+        with pytest.raises(PhotoError, match="middle square"):
+            check_mask(data, (96, 64), crop)

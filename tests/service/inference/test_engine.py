@@ -1,20 +1,25 @@
 """One engine, several models: right pictures for each, whatever was drawn before or beside them."""
 
+import base64
 import hashlib
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 from stored_base import store_base
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS, RECIPE
+from tiny_sdxl_base import write_tiny_sdxl_base
 
 from booth.contract.attempts import Brief, Manifest
 from booth.contract.serving import Draw, DrawRequest, ModelRef
-from booth_service.diffusion.components import load_components
-from booth_service.diffusion.denoiser import TextConditionedDenoiser
+from booth_service.diffusion.components import family_of, load_components
+from booth_service.diffusion.denoiser import denoiser
 from booth_service.errors import StorageError
 from booth_service.inference.engine import Engine
 from booth_service.inference.weights import WeightsCache
@@ -24,25 +29,32 @@ from booth_service.storage.s3 import ObjectStore
 pytestmark = pytest.mark.s3
 
 
+WRITERS = {"sd": write_tiny_base, "sdxl": write_tiny_sdxl_base}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return WRITERS[request.param](tmp_path_factory.mktemp("base") / request.param)
+
+
 @pytest.fixture(scope="module")
-def models(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
+def models(base: Path, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
     """The base and two "trained" models: the base with noise added to every weight, published as training does."""
     scratch = str(tmp_path_factory.mktemp("scratch"))
-    folder = write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
-    files = store_base(object_store, folder)
+    files = store_base(object_store, base)
     models = {"base": ModelRef(model_id="base", base_model="tiny", base_files=files)}
     for seed, name in enumerate(("one", "two")):
-        components = load_components(folder)
-        denoiser = TextConditionedDenoiser(components.unet, components.text_encoder, train_text_encoder=True)
+        components = load_components(base)
+        trained = denoiser(components, train_text_encoder=True).trained()
         torch.manual_seed(seed)
         with torch.no_grad():
-            for parameter in denoiser.parameters():
+            for parameter in (parameter for module in trained.values() for parameter in module.parameters()):
                 parameter.add_(0.05 * torch.randn_like(parameter))
         brief = Brief(
-            job_id=f"job-{name}", tenant_id="engine", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tiny",
-            base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
+            job_id=f"job-{name}", tenant_id=f"engine-{base.name}", attempt=1, fence=1, params=PARAMS, photos=[],
+            base_model="tiny", base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
         )  # fmt: skip
-        changed = Export(brief, object_store, scratch)(denoiser)
+        changed = Export(brief, object_store, scratch)({part: module.state_dict() for part, module in trained.items()})
         key, sha256 = publish_manifest(brief, changed, object_store)
         models[name] = models["base"].model_copy(
             update={"model_id": name, "manifest_key": key, "manifest_sha256": sha256}
@@ -50,9 +62,13 @@ def models(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) 
     return models
 
 
-def request(model: ModelRef, *seeds: int) -> DrawRequest:
-    draws = [Draw(prompt="a photo of sks teapot", negative_prompt="", seed=seed) for seed in seeds]
+def request(model: ModelRef, *seeds: int, negative_prompt: str = "") -> DrawRequest:
+    draws = [Draw(prompt="a photo of sks teapot", negative_prompt=negative_prompt, seed=seed) for seed in seeds]
     return DrawRequest(model=model, draws=draws, guidance_scale=3.0, num_inference_steps=3, resolution=32)
+
+
+def pixels(png_base64: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png_base64))), float)
 
 
 @pytest.fixture
@@ -72,6 +88,42 @@ def test_a_picture_does_not_depend_on_its_neighbours(engine: Engine, models: dic
     together = engine.draw(request(models["one"], 3, 4, 5, 6, 7, 8))
     assert together[4] == alone[0]
     assert len(set(together)) == 6
+
+
+def test_a_picture_is_the_one_that_plain_diffusers_draws(
+    engine: Engine, models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
+) -> None:
+    manifest = Manifest.model_validate_json(object_store.get(models["one"].manifest_key or ""))
+    for file in manifest.files:
+        object_store.download(file.key, tmp_path / "plain" / file.path, file.sha256)
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "plain", safety_checker=None)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7, 8)]
+    prompts = ["a photo of sks teapot"] * 4
+    theirs = plain(
+        prompts, generator=generators, guidance_scale=3.0, num_inference_steps=3, height=32, width=32
+    ).images  # no negative prompt: Stable Diffusion XL then guides away from zeros
+    for ours, picture in zip(engine.draw(request(models["one"], 5, 6, 7, 8)), theirs, strict=True):
+        assert np.abs(pixels(ours) - np.asarray(picture, float)).max() <= 1
+
+
+def test_negative_prompts_of_neighbours_do_not_matter(engine: Engine, models: dict[str, ModelRef]) -> None:
+    alone = engine.draw(request(models["one"], 1, 2))
+    negative = engine.draw(request(models["one"], 1, 2, negative_prompt="a dog"))
+    assert set(alone).isdisjoint(negative)
+    both = request(models["one"], 1, 2)
+    other = request(models["one"], 1, 2, negative_prompt="a dog")
+    mixed = both.model_copy(update={"draws": [both.draws[0], other.draws[0], both.draws[1], other.draws[1]]})
+    assert engine.draw(mixed) == [alone[0], negative[0], alone[1], negative[1]]
+
+
+def test_half_precision_draws_about_the_same(engine: Engine, models: dict[str, ModelRef]) -> None:
+    """As on GPUs; Stable Diffusion XL's VAE decodes in fp32 all the same, for it says so (force_upcast)."""
+    exact = engine.draw(request(models["one"], 1))
+    half = Engine(engine.store, "cpu", cache_bytes=2**30, batch_size=4, scratch_dir=engine.scratch_dir)
+    half.dtype = torch.float16
+    for _ in range(2):
+        pictures = half.draw(request(models["one"], 1))
+        assert np.abs(pixels(pictures[0]) - pixels(exact[0])).mean() < 2
 
 
 def test_bytes_that_were_changed_are_refused_and_harm_nobody(
@@ -106,7 +158,7 @@ def test_the_cache_drops_the_least_recently_used_by_bytes() -> None:
 
 
 def test_the_published_folder_is_half_precision_and_loads(
-    models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
+    base: Path, models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
 ) -> None:
     manifest = Manifest.model_validate_json(object_store.get(models["one"].manifest_key or ""))
     for file in manifest.files:
@@ -115,4 +167,5 @@ def test_the_published_folder_is_half_precision_and_loads(
     trained = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     assert published.keys() == trained.keys()
     assert {tensor.dtype for tensor in published.values()} == {torch.float16}
-    assert {file.path.split("/")[0] for file in manifest.changed} == {"unet", "text_encoder"}
+    trained = family_of(base).trained_folders(train_text_encoder=True)
+    assert [file.path.split("/")[0] for file in manifest.changed] == list(trained)

@@ -16,12 +16,12 @@ from tiny_base import write_tiny_base
 from tiny_job import PARAMS, RECIPE, STEPS
 from world import SUBJECTS, render
 
-from booth.contract.attempts import Brief, StoredFile
+from booth.contract.attempts import Brief, InstancePhoto
 from booth_service.plan import Plan
 from booth_service.publish.publisher import Export
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
-from booth_service.training.worker import WorkerConfig
+from booth_service.training.rank import ClassSet, WorkerConfig
 
 pytestmark = pytest.mark.s3
 
@@ -52,15 +52,17 @@ def config(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) 
     )
     scratch = str(tmp_path_factory.mktemp("scratch"))
     export = Export(brief, object_store, scratch, torch.float32)
-    return WorkerConfig(brief, two_ranks(2), object_store, scratch, classes[:3], Recorder(Path(scratch)), export)
+    sets = [ClassSet(classes[:3], "zero-training/moments.safetensors")]
+    plan = two_ranks(2)
+    return WorkerConfig(brief, plan, object_store, scratch, sets, Recorder(Path(scratch)), export, torch.float32)
 
 
-def store_picture(store: ObjectStore, name: str, image: Image.Image) -> StoredFile:
+def store_picture(store: ObjectStore, name: str, image: Image.Image) -> InstancePhoto:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     key = f"zero-training/{name}.png"
     store.put(key, buffer.getvalue())
-    return StoredFile(path=name, key=key, bytes=buffer.tell(), sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
+    return InstancePhoto(path=name, key=key, bytes=buffer.tell(), sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
 
 
 def test_two_ranks_at_stage_2_train_both_parts_and_resume(config: WorkerConfig, tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_the_exported_folder_loads_in_plain_diffusers(config: WorkerConfig, tmp_
     brief = config.brief.model_copy(update={"params": without_prior, "job_id": "job-frozen"})
     plan = Plan(2, False, 0.9, 1, 1, 2, "two ranks")
     export = Export(brief, config.store, config.scratch_dir, torch.float16)
-    outcome = run_gang(replace(config, brief=brief, plan=plan, class_image_keys=[], export=export), tmp_path)
+    outcome = run_gang(replace(config, brief=brief, plan=plan, class_sets=[], export=export), tmp_path)
     assert [file.path for file in outcome.files] == ["unet/diffusion_pytorch_model.safetensors"]
     assert all(prior is None for _, _, prior in outcome.losses.values())
     changed = {file.path for file in outcome.files}

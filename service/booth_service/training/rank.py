@@ -1,0 +1,234 @@
+"""One rank of an attempt: pictures and checkpoints in the object store, progress to the control plane, export."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors.torch import load, save
+from torch import Tensor
+
+from booth.contract.attempts import Brief, InstancePhoto, SampleStrip, StoredFile
+from booth.contract.jobs import Progress
+from booth.contract.states import JobState
+from booth_service.data.dataset import Picture
+from booth_service.diffusion.components import Components, load_components
+from booth_service.errors import ObjectMissing
+from booth_service.plan import Plan
+from booth_service.storage import keys
+from booth_service.storage.base_model import content_sha256, materialize
+from booth_service.storage.s3 import ObjectStore
+from booth_service.training import checkpoint
+from booth_service.training.cache import Cache, CacheKey
+from booth_service.training.engine import Ema, Engine, gather
+from booth_service.training.samples import draw_samples
+from booth_service.training.worker import Task, Trained, train
+
+Weights = dict[str, dict[str, Tensor]]  # component folder -> tensor name -> whole tensor on the CPU
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The class images of one subject: keys in order, and where their posterior moments are, or will be, kept."""
+
+    keys: list[str]
+    moments_key: str
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """All that a rank gets. `pulse` opens the line to the control plane (rank 0 alone uses it); `export` stores the
+    trained weights and is called by rank 0 at the end."""
+
+    brief: Brief
+    plan: Plan
+    store: ObjectStore
+    scratch_dir: str | None
+    class_sets: list[ClassSet]
+    pulse: Callable[[JobState, Progress], AbstractContextManager[Any]]
+    export: Callable[[Weights], list[StoredFile]]
+    export_dtype: torch.dtype = torch.float16
+
+
+def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
+    """Train one rank of the attempt from its brief; rank 0 exports and returns the files.
+
+    Raises NotFinite, AttemptEnded, StorageError, CheckpointMismatch, BaseModelError.
+    """
+    c: WorkerConfig = config["worker"]
+    progress = Progress(phase="loading the base model", total_steps=c.brief.params.steps)
+    if dist.get_rank() > 0:
+        _run(c, AttemptDesk(c, None))
+        return None
+    with c.pulse(JobState.TRAINING, progress) as pulse:
+        return _run(c, AttemptDesk(c, pulse))
+
+
+def _run(c: WorkerConfig, desk: "AttemptDesk") -> list[StoredFile] | None:
+    components = load_components(materialize(c.store, c.brief.base_files, c.scratch_dir))
+    photos = [photo_picture(c, photo) for photo in c.brief.photos]
+    task = Task(c.brief.params, c.plan, components, photos, class_pictures(c), desk.known_moments())
+    trained = train(task, desk)
+    weights = whole_weights(trained, c.export_dtype)
+    files = None
+    if desk.pulse:
+        publishing = desk.progress.model_copy(update={"phase": "publishing", "eta_s": None})
+        desk.pulse.say(publishing, state=JobState.PUBLISHING)
+        files = c.export(weights)
+    dist.barrier()
+    return files
+
+
+def whole_weights(trained: Trained, dtype: torch.dtype) -> Weights:
+    """All trained tensors, the moving average where there is one, on rank 0 (others get parts: all must call it)."""
+    flats = trained.ema.flats if trained.ema else trained.engine.flats("fp32")
+    weights: Weights = {}
+    for name, tensor in gather(trained.engine, flats, dtype):
+        component, own_name = name.split(".", 1)
+        if dist.get_rank() == 0:
+            weights.setdefault(component, {})[own_name] = tensor
+    return weights
+
+
+def photo_picture(c: WorkerConfig, photo: InstancePhoto) -> Picture:
+    """A stored photo as the loop takes it."""
+    image = _open(c.store.get(photo.key))
+    prompt = photo.caption or c.brief.params.subjects[photo.subject].instance_prompt
+    load_mask = None if photo.mask is None else partial(_load, c.store, photo.mask.key, "L")
+    return Picture(partial(_load, c.store, photo.key), (image.height, image.width), prompt, photo.subject, load_mask)
+
+
+def class_pictures(c: WorkerConfig) -> list[Picture]:
+    """The class images of all subjects, in order. They were drawn at the job's resolution."""
+    params = c.brief.params
+    size = (params.resolution, params.resolution)
+    return [
+        Picture(partial(_load, c.store, key), size, params.subjects[number].class_prompt, number)
+        for number, class_set in enumerate(c.class_sets)
+        for key in class_set.keys
+    ]
+
+
+def run_sha256(brief: Brief, class_sets: list[ClassSet]) -> str:
+    """The identity of a run: equal for attempts that a checkpoint may go between, and for no others."""
+    parts = {
+        "params": brief.params.model_dump(mode="json", exclude={"checkpoint_interval_steps", "sample_interval_steps"}),
+        "base": content_sha256(brief.base_files),
+        "photos": [photo.model_dump(mode="json") for photo in brief.photos],
+        "class_images": [class_set.keys for class_set in class_sets],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class AttemptDesk:
+    """Implements `Desk` for an attempt. `pulse` is None on all ranks but the first."""
+
+    def __init__(self, c: WorkerConfig, pulse: Any) -> None:
+        self.c, self.pulse = c, pulse
+        self.progress = Progress()
+        self.run_sha256 = run_sha256(c.brief, c.class_sets)
+        self._known: set[str] = set()
+
+    def say(self, progress: Progress, note: str | None = None) -> None:
+        self.progress = progress
+        if self.pulse:
+            self.pulse.say(progress, note=note)
+
+    def wants_stop(self) -> bool:
+        return bool(self.pulse and self.pulse.desired != "run")
+
+    def known_moments(self) -> dict[CacheKey, Tensor]:
+        """Moments of class images that an earlier job stored."""
+        known: dict[CacheKey, Tensor] = {}
+        square = (self.c.brief.params.resolution,) * 2
+        first = 0
+        for class_set in self.c.class_sets:
+            try:
+                moments = load(self.c.store.get(class_set.moments_key))["moments"]
+            except ObjectMissing:
+                moments = torch.empty(0)
+            else:
+                self._known.add(class_set.moments_key)
+            known |= {(True, first + i, False, square): tensor for i, tensor in enumerate(moments)}
+            first += len(class_set.keys)
+        return known
+
+    def encoded(self, cache: Cache) -> None:
+        square = (self.c.brief.params.resolution,) * 2
+        first = 0
+        for class_set in self.c.class_sets:
+            wanted = [(True, first + i, False, square) for i in range(len(class_set.keys))]
+            first += len(class_set.keys)
+            if self.pulse and class_set.moments_key not in self._known and all(key in cache.moments for key in wanted):
+                body = save({"moments": torch.stack([cache.moments[key] for key in wanted])})
+                self.c.store.put_once(class_set.moments_key, body, "application/octet-stream")
+
+    def resume(self, engine: Engine, ema: Ema | None) -> int:
+        key = self.c.brief.resume_key
+        return checkpoint.read(engine, ema, key, self.run_sha256, self.c.store.get) if key else 0
+
+    def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
+        brief = self.c.brief
+
+        def put(name: str, body: bytes) -> str:
+            key = keys.checkpoint_file(brief.tenant_id, brief.job_id, brief.attempt, step, name)
+            self.c.store.put(key, body)
+            return key
+
+        key = checkpoint.write(engine, ema, step, brief.fence, self.run_sha256, put)
+        if self.pulse:
+            self.pulse.say(self.progress, checkpoint_key=key)
+
+    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+        brief = self.c.brief
+        prompts = brief.params.sample_prompts
+        # Under stage 3 every forward is a collective, so all ranks draw all; else they share them out.
+        ranks = 1 if self.c.plan.zero_stage == 3 else dist.get_world_size()
+        mine = list(range(dist.get_rank() % ranks, len(prompts), ranks))
+        images = (
+            draw_samples(
+                components,
+                [prompts[k] for k in mine],
+                [brief.params.seed + k for k in mine],
+                guidance_scale=brief.recipe.guidance_scale,
+                num_inference_steps=brief.recipe.num_inference_steps,
+                resolution=brief.params.resolution,
+                device=device,
+            )
+            if mine
+            else []
+        )
+        stored = {k: self._store_sample(step, k, image) for k, image in zip(mine, images, strict=True)}
+        shares: list[dict[int, StoredFile]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(shares, stored)
+        files = {k: file for share in shares for k, file in share.items()}
+        if self.pulse:
+            order = range(len(prompts))
+            seeds = [brief.params.seed + k for k in order]
+            strip = SampleStrip(step=step, files=[files[k] for k in order], seeds=seeds)
+            self.pulse.say(self.progress, samples=strip)
+
+    def _store_sample(self, step: int, number: int, image: Image.Image) -> StoredFile:
+        brief = self.c.brief
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        body = buffer.getvalue()
+        key = keys.sample_file(brief.tenant_id, brief.job_id, brief.attempt, step, f"{number:02d}.png")
+        self.c.store.put(key, body, "image/png")
+        path = keys.sample_path(step, f"{number:02d}.png")
+        return StoredFile(path=path, key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))  # the header alone; pixels are decoded when they are used
+
+
+def _load(store: ObjectStore, key: str, mode: str = "RGB") -> Image.Image:
+    return _open(store.get(key)).convert(mode)
