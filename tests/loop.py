@@ -150,7 +150,7 @@ class FolderDesk:
 
         return checkpoint.write(engine, ema, step, 1, self._run(), put)
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         images = draw_samples(
             components,
             self.case.params.sample_prompts,

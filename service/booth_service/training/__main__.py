@@ -132,7 +132,7 @@ class FolderDesk:
 
         checkpoint.write(engine, ema, step, 0, self._run_sha256(), put)
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         prompts = self.params.sample_prompts
         images = draw_samples(
             components,
