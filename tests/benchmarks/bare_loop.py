@@ -48,7 +48,10 @@ def run(workload: Workload, engine: str) -> None:
         latents = (batch.moments[:, 0] + batch.moments[:, 1] * batch.posterior_noise) * scaling_factor
         noisy_latents = scheduler.add_noise(latents, batch.noise, batch.timesteps)
         model_pred = model(noisy_latents, batch.timesteps, input_ids=(ids[batch.prompts],))
-        errors = F.mse_loss(model_pred, batch.noise, reduction="none").flatten(1).mean(1)
+        target = batch.noise
+        if scheduler.config.prediction_type == "v_prediction":
+            target = scheduler.get_velocity(latents, batch.noise, batch.timesteps)
+        errors = F.mse_loss(model_pred, target, reduction="none").flatten(1).mean(1)
         loss = (errors * batch.weights).sum()
         update(loss)
         losses.append(loss.detach())
@@ -75,10 +78,10 @@ def every_batch(workload: Workload, components: Components) -> list[Batch]:
     return [batches.of_step(step)[0] for step in range(params.steps)]
 
 
-def torch_step(module: TextConditionedDenoiser, params: Params) -> tuple[Any, Update]:
-    """Fused AdamW and torch's own clipping."""
+def torch_step(module: TextConditionedDenoiser, params: Params, **how: Any) -> tuple[Any, Update]:
+    """AdamW, fused unless `how` says otherwise, and torch's own clipping."""
     groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
-    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay, **({"fused": True} | how))
     parameters = [parameter for group in groups for parameter in group["params"]]
 
     def update(loss: Tensor) -> None:
@@ -90,7 +93,9 @@ def torch_step(module: TextConditionedDenoiser, params: Params) -> tuple[Any, Up
     return module, update
 
 
-def deepspeed_step(module: TextConditionedDenoiser, params: Params, zero_stage: int) -> tuple[Any, Update]:
+def deepspeed_step(
+    module: TextConditionedDenoiser, params: Params, zero_stage: int, bf16: bool = False
+) -> tuple[Any, Update]:
     """DeepSpeed's engine: forward, backward, step."""
     from booth_service.training.zero import ZeroEngine
 
@@ -103,7 +108,7 @@ def deepspeed_step(module: TextConditionedDenoiser, params: Params, zero_stage: 
         gradient_accumulation_steps=1,
         max_grad_norm=params.max_grad_norm,
         weight_decay=params.weight_decay,
-        bf16=False,
+        bf16=bf16,
         bucket_elements=BUCKET_ELEMENTS[0],
     )
     engine = seam._engine

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's topology with every width divided by 8: as many tensors, the same share of work in each part."""
+"""Stable Diffusion 1.5's topology with all widths divided by 8: as many tensors, and like shares of the work."""
 
 import json
 from pathlib import Path

@@ -16,26 +16,18 @@ from functools import partial
 
 import duels
 from duels import Pairs, TurnsBroken, WrongAnswer
+from figure import Goal, at_least, at_most, line
 
 NUM_PAIRS = 9
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Measured ratios and what their median must reach: at least, or at most, `goal`; None is for information."""
+    """Measured ratios, and what their median must reach; without a goal they are for information."""
 
     title: str
     measure: Callable[[], Pairs]
-    goal: float | None
-    at_least: bool
-
-    def is_reached(self, value: float) -> bool:
-        return self.goal is None or (value >= self.goal if self.at_least else value <= self.goal)
-
-    def verdict(self, value: float) -> str:
-        if self.goal is None:
-            return "no goal"
-        return f"goal {'>=' if self.at_least else '<='}{self.goal:.2f} {'ok' if self.is_reached(value) else 'SHORT'}"
+    goal: Goal | None
 
 
 def import_ratios() -> Pairs:
@@ -50,17 +42,16 @@ def import_s(modules: str) -> float:
 
 
 FIGURES = {
-    "B1": Figure("import booth, over its libraries", import_ratios, 2.0, at_least=False),
-    "C1": Figure("reference loop over ours, miniature 128 px", duels.reference_over_booth, 1.20, at_least=True),
-    "C1t": Figure("the same, tinyworld 64 px", duels.reference_over_booth_on_tinyworld, 1.20, at_least=True),
-    "C2": Figure("ours in a Ray worker over bare torch", duels.ray_over_bare_torch, 1.10, at_least=False),
-    "C2d": Figure("DeepSpeed stage 0 over bare torch, 1 rank", duels.deepspeed_0_over_bare_torch, None, at_least=False),
+    "B1": Figure("import booth, over its libraries", import_ratios, at_most(2.0)),
+    "C1": Figure("reference loop over ours, miniature 128 px", duels.reference_over_booth, at_least(1.20)),
+    "C1t": Figure("the same, tinyworld 64 px", duels.reference_over_booth_on_tinyworld, at_least(1.20)),
+    "C2": Figure("ours in a Ray worker over bare torch", duels.ray_over_bare_torch, at_most(1.10)),
+    "C2d": Figure("DeepSpeed stage 0 over bare torch, 1 rank", duels.deepspeed_0_over_bare_torch, None),
     **{
         f"C3-{stage}": Figure(
             f"ours over DeepSpeed's engine, stage {stage}, 2 ranks",
             partial(duels.booth_over_deepspeed, stage),
-            1.05,
-            at_least=False,
+            at_most(1.05),
         )
         for stage in (1, 2, 3)
     },
@@ -90,10 +81,9 @@ def report(name: str, figure: Figure) -> bool:
     except (WrongAnswer, TurnsBroken) as error:
         print(f"{name} ERROR {error}  {figure.title}", flush=True)
         return False
-    low, middle, high = statistics.quantiles(measured.cpu, n=4)
     wall = f" (wall {statistics.median(measured.wall):.2f})" if measured.wall else ""
-    print(f"{name} {middle:.2f} ({low:.2f}-{high:.2f}) {figure.verdict(middle)}  {figure.title}{wall}", flush=True)
-    return figure.is_reached(middle)
+    print(line(name, measured.cpu, figure.goal, figure.title + wall), flush=True)
+    return figure.goal is None or figure.goal.is_reached(statistics.median(measured.cpu))
 
 
 if __name__ == "__main__":

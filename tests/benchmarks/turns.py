@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,16 @@ class Turns:
         self.port = int(self._server.getsockname()[1])
         self._lines: dict[str, dict[int, Any]] = {}
 
-    def meet(self, ranks: dict[str, int], timeout_s: float) -> None:
-        """All ranks of all arms are ready for their first step. Raises OSError after the timeout, or once closed."""
-        self._server.settimeout(timeout_s)
+    def meet(self, ranks: dict[str, int], are_alive: Callable[[], bool]) -> None:
+        """All ranks of all arms are ready for their first step. Raises TurnsBroken where one ends instead."""
+        self._server.settimeout(0.5)
         while any(len(self._lines.get(arm, {})) < count for arm, count in ranks.items()):
-            connection, _ = self._server.accept()
+            try:
+                connection, _ = self._server.accept()
+            except TimeoutError:
+                if not are_alive():
+                    raise TurnsBroken("an arm ended before its first step") from None
+                continue
             line = connection.makefile("rw")
             hello = json.loads(line.readline())
             self._lines.setdefault(hello["arm"], {})[hello["rank"]] = line
