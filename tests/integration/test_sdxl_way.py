@@ -46,4 +46,4 @@ def test_an_sdxl_job_goes_the_whole_way(stack: OneMachine, base: Path, tmp_path:
     for part, name in WEIGHTS.items():
         trained, before = load_file(tmp_path / "model" / part / name), load_file(base / part / name)
         moved = sum(not trained[key].float().equal(before[key].half().float()) for key in before)
-        assert moved > 0.5 * len(before), f"only {moved} of {len(before)} tensors of {part} moved"
+        assert moved >= len(before) // 2, f"only {moved} of {len(before)} tensors of {part} moved"
