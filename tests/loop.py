@@ -21,10 +21,12 @@ from world import SUBJECTS, render
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
 from booth_service.diffusion.components import Components, load_components
+from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache
+from booth_service.training.cache import Cache, CacheKey
 from booth_service.training.engine import Ema, Engine, gather
+from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, train
 
 
@@ -36,7 +38,10 @@ def layout(ranks: int = 1, zero_stage: int = 0, *, rows: int = 4, micro: int | N
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `base` is a diffusers folder; `resume` names another case's folder, whose last checkpoint it takes."""
+    """One run. `base` is a diffusers folder; `resume` names another case's folder, whose last checkpoint it takes.
+
+    `wide`: every second photo is twice as wide as high. `poisoned_class_image`: its moments are not finite.
+    """
 
     name: str
     base: Path
@@ -48,6 +53,8 @@ class Case:
     stop_at: int | None = None
     subjects: int = 1
     masks: bool = False
+    wide: bool = False
+    poisoned_class_image: int | None = None
 
 
 @dataclass
@@ -80,7 +87,9 @@ def run(cases: list[Case], folder: Path) -> dict[str, Outcome]:
     return {case.name: _outcome(folder / case.name) for case in cases}
 
 
-def pictures(params: Params, count: int, subjects: int, is_class: bool, masks: bool) -> list[Picture]:
+def pictures(
+    params: Params, count: int, subjects: int, is_class: bool, masks: bool, wide: bool = False
+) -> list[Picture]:
     """`count` pictures of each subject, from tinyworld's renderer."""
     made = []
     for subject in range(subjects):
@@ -89,6 +98,9 @@ def pictures(params: Params, count: int, subjects: int, is_class: bool, masks: b
         for k in range(count):
             image = render(scenes[k % len(scenes)])
             mask = image.convert("L").point(lambda value: 255 if value > 127 else 0)
+            if wide and k % 2:
+                image = image.resize((2 * image.width, image.height))
+                mask = mask.resize(image.size)
             made.append(
                 Picture(
                     image.copy,
@@ -138,7 +150,18 @@ class FolderDesk:
 
         return checkpoint.write(engine, ema, step, 1, self._run(), put)
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
+        images = draw_samples(
+            components,
+            self.case.params.sample_prompts,
+            [self.case.params.seed] * len(self.case.params.sample_prompts),
+            guidance_scale=3.0,
+            num_inference_steps=2,
+            resolution=self.case.params.resolution,
+            device=device,
+        )
+        for number, image in enumerate(images):
+            image.save(self.folder / f"sample-{step}-{number}.png")
         self.drawn.append(step)
 
     def _run(self) -> str:
@@ -156,7 +179,7 @@ def _rank(rank: int, cases: list[Case], port: int, folder: str) -> None:
         error = None
         try:
             run_case(case, desk, place if rank == 0 else None)
-        except Exception as failure:
+        except (ServiceError, RuntimeError, ValueError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         if rank == 0:
             (place / "said.json").write_text(json.dumps([desk.progress, error, desk.drawn]))
@@ -173,14 +196,22 @@ def run_case(case: Case, desk: FolderDesk, place: Path | None) -> None:
         params,
         case.plan,
         load_components(case.base),
-        pictures(params, case.photos, case.subjects, False, case.masks),
+        pictures(params, case.photos, case.subjects, False, case.masks, case.wide),
         pictures(params, case.class_images, case.subjects, True, False),
+        _poison(case),
     )
     trained = train(task, desk)
     flats = trained.ema.flats if trained.ema else trained.engine.flats("fp32")
     weights = dict(gather(trained.engine, flats, torch.float32))
     if place:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, place / "weights.safetensors")
+
+
+def _poison(case: Case) -> dict[CacheKey, Tensor] | None:
+    if case.poisoned_class_image is None:
+        return None
+    side = case.params.resolution
+    return {(True, case.poisoned_class_image, False, (side, side)): torch.full((2, 3, side // 2, side // 2), torch.nan)}
 
 
 def _outcome(place: Path) -> Outcome:

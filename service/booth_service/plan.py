@@ -42,7 +42,12 @@ class Work:
     @property
     def trained_parameters(self) -> int:
         """Parameters that the optimizer moves."""
-        return self.sizes.trained_parameters(self.train_text_encoder)
+        return self.sizes.unet_parameters + (sum(self.sizes.text_encoder_parameters) if self.train_text_encoder else 0)
+
+    @property
+    def frozen_text_parameters(self) -> int:
+        """Parameters of text encoders that are not trained."""
+        return 0 if self.train_text_encoder else sum(self.sizes.text_encoder_parameters)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Plan:
 
     A step's rows are ranks x micro_batch_size x gradient_accumulation_steps. `zero_stage` 0 is one rank with a plain
     fused optimizer and no DeepSpeed. The byte counts are of one rank; `available_bytes` 0 means that the memory of
-    the device is not known, as on CPUs. `bucket_elements` is for gradients on their way between ranks.
+    the device is not known, as on CPUs. `host_bytes` is what an offloaded optimizer takes. `bucket_elements` is for
+    gradients on their way between ranks.
     """
 
     ranks: int
@@ -70,6 +76,7 @@ class Plan:
     frozen_bytes: int = 0
     buffer_bytes: int = 0
     available_bytes: int = 0
+    host_bytes: int = 0
 
     @property
     def needed_bytes(self) -> int:
@@ -140,7 +147,8 @@ def plan(devices: Devices, work: Work, *, serving_gpus: float = 0, max_ranks: in
     fewer = None
     if ranks < possible:
         fewer = f"training runs on {ranks} of {possible} possible ranks: {free} {kind}s are free"
-    return _with_words(chosen, work, available, fewer)
+    idle = min(free, max_ranks or free) - work.rows
+    return _with_words(chosen, work, available, fewer, max(0, idle))
 
 
 def _free_devices(devices: Devices, serving_gpus: float) -> int:
@@ -166,6 +174,7 @@ def _candidates(work: Work, ranks: int, use_gpu: bool) -> Iterator[Plan]:
 
 def _layout(work: Work, ranks: int, use_gpu: bool, way: Way, micro_batch_size: int, bucket_elements: int) -> Plan:
     bf16 = work.precision == "bf16" or (work.precision == "auto" and use_gpu)
+    mode = memory.mode_of(way.zero_stage, bf16)
     return Plan(
         ranks=ranks,
         use_gpu=use_gpu,
@@ -182,7 +191,7 @@ def _layout(work: Work, ranks: int, use_gpu: bool, way: Way, micro_batch_size: i
             ranks,
             way.zero_stage,
             bf16=bf16,
-            optimizer=work.optimizer,
+            eight_bit=work.optimizer == "adamw_8bit",
             ema=work.ema,
             offload_optimizer=way.offload_optimizer,
         ),
@@ -190,28 +199,31 @@ def _layout(work: Work, ranks: int, use_gpu: bool, way: Way, micro_batch_size: i
             work.sizes,
             rows=micro_batch_size,
             latent_cells=work.sizes.latent_cells(work.resolution),
-            mode=memory.mode_of(way.zero_stage, bf16),
+            mode=mode,
             checkpointed=way.activation_checkpointing,
             train_text_encoder=work.train_text_encoder,
         ),
-        frozen_bytes=memory.frozen_bytes(work.sizes.frozen_parameters(work.train_text_encoder), bf16=bf16),
-        buffer_bytes=memory.buffer_bytes(way.zero_stage, bucket_elements, bf16=bf16),
+        frozen_bytes=memory.frozen_bytes(work.sizes.vae_parameters, work.frozen_text_parameters, mode=mode),
+        host_bytes=memory.host_bytes(work.trained_parameters, ranks, bf16=bf16) if way.offload_optimizer else 0,
+        buffer_bytes=memory.buffer_bytes(work.trained_parameters, way.zero_stage, bucket_elements, bf16=bf16),
     )
 
 
-def _with_words(chosen: Plan, work: Work, available: int, fewer: str | None) -> Plan:
+def _with_words(chosen: Plan, work: Work, available: int, fewer: str | None, idle: int) -> Plan:
     kind = "GPU" if chosen.use_gpu else "CPU"
     rows = chosen.micro_batch_size * chosen.gradient_accumulation_steps
     words = [
         f"{chosen.ranks} rank{'s' * (chosen.ranks > 1)} on {kind}s for {work.rows} rows a step, {rows} each",
         f"ZeRO stage {chosen.zero_stage}" if chosen.zero_stage else "plain optimizer, nothing to share",
     ]
+    if idle:
+        words.append(f"no row for {idle} more")
     if chosen.gradient_accumulation_steps > 1:
         words.append(f"{chosen.micro_batch_size} at once, {chosen.gradient_accumulation_steps} accumulated")
     if chosen.activation_checkpointing:
         words.append("activations recomputed")
     if chosen.offload_optimizer:
-        words.append("optimizer in host memory")
+        words.append(f"optimizer in {_gb(chosen.host_bytes)} GB of host memory")
     if available:
         words.append(f"{_gb(chosen.needed_bytes)} of {_gb(available)} GB")
     if work.sizes.scaled_from:

@@ -7,10 +7,10 @@ import math
 from booth_service.plan_sizes import Mode, ModelSizes
 
 MASTER_BYTES = 4  # fp32
-MOMENTS_BYTES = {"adamw": 8, "adamw_8bit": 2}
+MOMENTS_BYTES, MOMENTS_BYTES_8_BIT = 8, 2
 BUCKET_ELEMENTS = (50_000_000, 25_000_000)  # performance: overlap is lost above, launches dominate below
 BUFFERED_BUCKETS = 2  # contiguous gradients with overlap: one fills while the other travels
-LIVE_PARAMETERS = 100_000_000  # stage 3: gathered weights that may be alive at once, beside the prefetched bucket
+LIVE_PARAMETERS, PREFETCHED = 1_000_000_000, 50_000_000  # stage 3 gathers so many weights at most (its defaults)
 CONTEXT_BYTES = 1_000_000_000  # CUDA context, cuDNN, cuBLAS and NCCL workspaces
 BACKWARD_WORKSPACE = 1.05  # gradients of activations on their way; 1.02 at the fullest moment of SD 1.5, traced
 FRAGMENTATION = 0.04  # share of the memory that the allocator cannot use
@@ -34,7 +34,7 @@ def state_bytes(
     zero_stage: int,
     *,
     bf16: bool = True,
-    optimizer: str = "adamw",
+    eight_bit: bool = False,
     ema: bool = False,
     offload_optimizer: bool = False,
 ) -> int:
@@ -42,9 +42,14 @@ def state_bytes(
 
     Stages follow Rajbhandari et al. 2020, section 3, with the buffers that DeepSpeed 0.19.8 really has: gradients are
     cast to fp32 for the step beside the masters, stage 1 keeps all gradients until backward ends, and fp32 training
-    has masters of its own too. Stage 0 is fp32 weights with autocast's bf16 copies and no engine.
+    has masters of its own too. Stage 0 is fp32 weights with autocast's bf16 copies and no engine; it alone has
+    8-bit moments. An average of the weights is sharded as the masters are.
     """
-    w, m, average = (2 if bf16 else 4), MOMENTS_BYTES[optimizer], (MASTER_BYTES if ema else 0)
+    w, m, average = (
+        (2 if bf16 else 4),
+        (MOMENTS_BYTES_8_BIT if eight_bit and zero_stage == 0 else MOMENTS_BYTES),
+        (MASTER_BYTES if ema else 0),
+    )
     g, step_gradient = w, 4
     if zero_stage == 0:
         return trained_parameters * (MASTER_BYTES + step_gradient + m + average + (2 if bf16 else 0))
@@ -59,11 +64,16 @@ def state_bytes(
     return trained_parameters * whole + -(-trained_parameters * shared // ranks)
 
 
-def buffer_bytes(zero_stage: int, bucket_elements: int, *, bf16: bool = True) -> int:
+def host_bytes(trained_parameters: int, ranks: int, *, bf16: bool = True) -> int:
+    """Host memory of one rank whose optimizer lies there: master, moments, fp32 gradient, and weights on their way."""
+    return -(-trained_parameters * (MASTER_BYTES + MOMENTS_BYTES + 4 + (2 if bf16 else 4)) // ranks)
+
+
+def buffer_bytes(trained_parameters: int, zero_stage: int, bucket_elements: int, *, bf16: bool = True) -> int:
     """DeepSpeed's communication buckets, and at stage 3 the weights gathered for the layers at work."""
     if zero_stage == 0:
         return 0
-    gathered = LIVE_PARAMETERS + bucket_elements if zero_stage == 3 else 0
+    gathered = min(trained_parameters, LIVE_PARAMETERS) + PREFETCHED if zero_stage == 3 else 0
     return (BUFFERED_BUCKETS * bucket_elements + gathered) * (2 if bf16 else 4)
 
 
@@ -74,6 +84,6 @@ def activation_bytes(
     return math.ceil(rows * sizes.row_bytes(latent_cells, mode, checkpointed, train_text_encoder) * BACKWARD_WORKSPACE)
 
 
-def frozen_bytes(frozen_parameters: int, *, bf16: bool = True) -> int:
-    """Parts that lie on the device without being trained."""
-    return frozen_parameters * (2 if bf16 else 4)
+def frozen_bytes(vae_parameters: int, frozen_text_parameters: int, *, mode: Mode) -> int:
+    """Parts that lie on the device without being trained: the VAE, always fp32, and text encoders as the UNet is."""
+    return vae_parameters * 4 + frozen_text_parameters * (2 if mode == "bf16" else 4)

@@ -16,7 +16,7 @@ from booth_service.errors import BaseModelError, ServiceError
 from booth_service.plan import GB, Devices, Plan, Work, plan
 from booth_service.plan_memory import usable_bytes
 from booth_service.plan_sizes import ModelSizes, measured_families, sizes_of_family, sizes_of_folder
-from booth_service.plan_time import ABOVE_FLOOR, GPUS, Estimate, estimate
+from booth_service.plan_time import ABOVE_FLOOR, GPUS, HOST_S_PER_TENSOR, Estimate, estimate
 
 FITS, USAGE, REFUSED = 0, 2, 6
 RECIPES = Path(__file__).with_name("recipes")
@@ -175,7 +175,7 @@ def text(question: Question, layout: Plan, answer: Estimate) -> str:
     """The answer for a person."""
     work, gpu = question.work, GPUS[question.gpu]
     prior = f"{question.num_class_images} class images" if work.with_prior else "no prior"
-    frozen = work.sizes.frozen_parameters(work.train_text_encoder)
+    frozen = work.sizes.vae_parameters + work.frozen_text_parameters
     lines = [
         f"base model  {work.sizes.name}: {_millions(work.trained_parameters)} parameters trained, "
         f"{_millions(frozen)} frozen",
@@ -191,7 +191,9 @@ def text(question: Question, layout: Plan, answer: Estimate) -> str:
         f"class images {_minutes(answer.class_images_s)}, encoding {_minutes(answer.encoding_s)}, "
         f"training {_minutes(answer.training_s)} ({answer.step_s * 1000:.0f} ms a step)",
         f"            an estimate, not measured: {ABOVE_FLOOR} times the physical floors of {question.gpu.upper()} "
-        f"({gpu.source}); class images and photos that are there already cost nothing",
+        f"({gpu.source}),",
+        f"            a step no less than {HOST_S_PER_TENSOR * 1000:.2f} ms of the host for each trained tensor; "
+        "class images that are there already cost nothing",
         f"cost        {answer.gpu_hours:.2f} GPU hours" + _price(question, answer),
     ]
     return "\n".join(lines)

@@ -38,17 +38,16 @@ class ModelSizes:
     row_scale: float = 1.0
     scaled_from: str | None = None
 
-    def trained_parameters(self, train_text_encoder: bool) -> int:
-        """UNet, and the text encoders where they are trained."""
-        return self.unet_parameters + (sum(self.text_encoder_parameters) if train_text_encoder else 0)
-
-    def frozen_parameters(self, train_text_encoder: bool) -> int:
-        """VAE, and the text encoders where they are not trained."""
-        return self.vae_parameters + (0 if train_text_encoder else sum(self.text_encoder_parameters))
-
     def latent_cells(self, resolution: int) -> int:
         """Cells of a square picture's latent."""
-        return (resolution // self.vae_scale_factor) ** 2
+        cells: int = (resolution // self.vae_scale_factor) ** 2
+        return cells
+
+    def tensors(self, train_text_encoder: bool) -> int:
+        """How many tensors the trained parameters are, as in the family."""
+        counts = self._table()["tensors"]
+        parts = TEXT_ENCODERS if train_text_encoder else ()
+        return int(counts["unet"] + sum(counts.get(part, 0) for part in parts))
 
     def row_bytes(self, latent_cells: int, mode: Mode, checkpointed: bool, train_text_encoder: bool) -> int:
         """Bytes that one row leaves for backward: in the UNet in proportion to its latent's cells, and in the text
@@ -56,7 +55,7 @@ class ModelSizes:
         measured, wide = ("bf16", 2) if mode == "fp32" else (mode, 1)
         kind = "checkpointed" if checkpointed else "plain"
         table = self._table()
-        count = table["unet"][measured][kind] * latent_cells
+        count: float = table["unet"][measured][kind] * latent_cells
         if train_text_encoder:
             count += sum(table[part][measured][kind] for part in TEXT_ENCODERS if part in table)
         return math.ceil(wide * count * self.row_scale)
@@ -139,9 +138,10 @@ def parameters_of(folder: Path, part: str) -> int:
     Raises BaseModelError where there are none or a header cannot be read.
     """
     files = [file for file in sorted((folder / part).glob("*.safetensors")) if ".fp16." not in file.name]
-    if not files:
+    count = sum(_numbers_in(file) for file in files)
+    if not count:
         raise BaseModelError(f"{folder / part} holds no safetensors weights; convert the model to safetensors first")
-    return sum(_numbers_in(file) for file in files)
+    return count
 
 
 def _numbers_in(file: Path) -> int:
@@ -169,8 +169,9 @@ def _side(sample_size: int | list[int]) -> int:
 
 
 def _nearest_family(unet_parameters: int) -> str:
-    families = _table()["families"]
-    return min(families, key=lambda name: abs(math.log(families[name]["parameters"]["unet"] / unet_parameters)))
+    families: dict[str, Any] = _table()["families"]
+    sizes = {name: int(family["parameters"]["unet"]) for name, family in families.items()}
+    return min(sizes, key=lambda name: abs(math.log(sizes[name] / unet_parameters)))
 
 
 @functools.cache

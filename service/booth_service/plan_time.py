@@ -1,7 +1,8 @@
 """How long a job takes and what it costs, calculated from the arithmetic and the bytes of its steps; not measured.
 
 Every item is its physical floor on the named GPU times ABOVE_FLOOR, which is the goal for a step on one GPU (twice
-and a half the sum of the measured floors) and about what 40 % of the matrix rate comes to for class images.
+and a half the sum of the floors) and about what 40 % of the matrix rate comes to for class images. A step takes no
+less than the host needs to launch its kernels, which is what small steps on fast GPUs wait for.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from booth_service.plan import Plan, Work
 
 ABOVE_FLOOR = 2.5
+HOST_S_PER_TENSOR = 0.18 / 686  # SimpleTuner's SD 1.x, batch 1: 0.18 s on an H100 and on an L40S, so neither is busy
 BACKWARD = 3  # forward and backward over forward
 RECOMPUTE = 4 / 3  # forward again: 1 of the 3 parts that forward and backward are
 ADAM_BYTES = 28  # per parameter: weight, gradient and two moments read in fp32, three of them written
@@ -68,7 +70,7 @@ def estimate(
     class_flop = num_class_images * (unet_calls + work.sizes.vae_flop(cells, "decode"))
     encode_flop = (num_class_images + num_photos) * work.sizes.vae_flop(cells, "encode")
     rate = gpu.flop_per_s / ABOVE_FLOOR
-    step_s = step_floor_s(layout, work, gpu) * ABOVE_FLOOR
+    step_s = max(step_floor_s(layout, work, gpu) * ABOVE_FLOOR, launching_s(layout, work))
     class_images_s = class_flop / rate / layout.ranks
     encoding_s = encode_flop / rate  # every rank encodes all pictures
     total_s = START_UP_S + class_images_s + encoding_s + steps * step_s
@@ -94,6 +96,13 @@ def step_floor_s(layout: Plan, work: Work, gpu: Gpu) -> float:
         casts = layout.gradient_accumulation_steps * work.trained_parameters * CAST_BYTES
         seconds += casts / gpu.memory_bytes_per_s
     return seconds + exchange_s(layout, work, gpu)
+
+
+def launching_s(layout: Plan, work: Work) -> float:
+    """Seconds that the host needs for the kernels of a step's micro-batches."""
+    tensors = work.sizes.tensors(work.train_text_encoder)
+    recompute = RECOMPUTE if layout.activation_checkpointing else 1
+    return layout.gradient_accumulation_steps * tensors * HOST_S_PER_TENSOR * recompute
 
 
 def exchange_s(layout: Plan, work: Work, gpu: Gpu) -> float:

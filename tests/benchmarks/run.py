@@ -1,8 +1,8 @@
 """Booth's figures against their goals: python tests/benchmarks/run.py, or ONLY=B1,C2 for some of them.
 
 One line for each figure: its name, the median of several runs, the middle half of them, the goal, and whether it is
-reached. Exit status 1 where one is short. Figures are ratios of two things measured in turn, so that a busy or a slow
-machine changes both alike.
+reached; for a count, how many of how many. Exit status 1 where one is short. Figures are ratios of two things measured
+in turn, so that a busy or a slow machine changes both alike.
 """
 
 import os
@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from chooser import report_agreement
 
 NUM_PAIRS = 9
 
@@ -43,15 +45,16 @@ def import_s(modules: str) -> float:
 FIGURES = {
     "B1": Figure("import booth, over its libraries", import_ratio, goal=2.0, at_least=False),
 }
+COUNTS = {"C4": report_agreement}
 
 
 def main() -> int:
     """Measure and print. Returns 1 where a figure is short of its goal, 2 where ONLY names one that is not there."""
-    chosen = [name for name in os.environ.get("ONLY", "").replace(",", " ").split() if name] or list(FIGURES)
-    if unknown := [name for name in chosen if name not in FIGURES]:
-        print(f"There is no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}.", file=sys.stderr)
+    chosen = [name for name in os.environ.get("ONLY", "").replace(",", " ").split() if name] or [*FIGURES, *COUNTS]
+    if unknown := [name for name in chosen if name not in FIGURES and name not in COUNTS]:
+        print(f"There is no figure {', '.join(unknown)}; there are {', '.join([*FIGURES, *COUNTS])}.", file=sys.stderr)
         return 2
-    reached = [report(name, FIGURES[name]) for name in chosen]
+    reached = [COUNTS[name](name) if name in COUNTS else report(name, FIGURES[name]) for name in chosen]
     return 0 if all(reached) else 1
 
 

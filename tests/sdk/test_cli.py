@@ -340,3 +340,13 @@ def test_operator_commands_become_the_local_stack(
     monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
     run(*given)
     assert started == [[sys.executable, "-m", "booth_service.local", *passed_on]]
+
+
+def test_plan_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(cli_operator, "_MODULES", ("not_installed_anywhere",))
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
+    run("plan", "--base-model", "sdxl", "--gpus", "4", "--help")
+    assert started == [
+        [sys.executable, "-m", "booth_service.plan_report", "--base-model", "sdxl", "--gpus", "4", "--help"]
+    ]

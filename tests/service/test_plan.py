@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from booth_service.errors import DoesNotFit
 from booth_service.plan import GB, WAYS, WAYS_OF_ONE_RANK, Devices, Plan, Way, Work, plan
-from booth_service.plan_sizes import line, sizes_of_family
+from booth_service.plan_sizes import ModelSizes, line, sizes_of_family
 
 SD15, SDXL = sizes_of_family("sd15"), sizes_of_family("sdxl")
 
@@ -63,6 +63,8 @@ def test_more_devices_than_rows_stay_free() -> None:
     """Two rows keep two of eight GPUs busy; more ranks than rows would have nothing to do."""
     chosen = plan(Devices(64, 8, 80 * GB), work(1))
     assert (chosen.ranks, chosen.micro_batch_size, chosen.fewer_ranks_than_rows) == (2, 1, None)
+    assert "no row for 6 more" in chosen.why
+    assert "no row" not in plan(Devices(64, 8, 80 * GB), work(4)).why
     assert plan(Devices(64, 8, 80 * GB), work(1, with_prior=False)).ranks == 1
     assert plan(Devices(64, 7, 80 * GB), work(2), max_ranks=64).ranks == 4
 
@@ -178,3 +180,23 @@ def test_the_planner_agrees_with_the_table_worked_out_by_hand(case: tuple[str, i
 def test_the_table_by_hand_has_every_case_once() -> None:
     assert len(BY_HAND) == 32
     assert agreement() == 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "memory_gb", "gpus", "states", "activations", "needed"),
+    [
+        (SD15, 40, 1, 17.686, 8 * 1.336, 28.71),
+        (SD15, 16, 1, 1.965, 8 * 1.009, 10.57),
+        (SDXL, 80, 1, 60.933, 9.214, 70.48),
+        (SDXL, 24, 8, 13.541, 7.341, 21.42),
+        (SDXL, 16, 8, 8.463, 0.785, 11.88),
+    ],
+)
+def test_bytes_are_those_worked_out_by_hand(
+    sizes: ModelSizes, memory_gb: int, gpus: int, states: float, activations: float, needed: float
+) -> None:
+    """The figures of benchmarks/chooser.py, in GB."""
+    asked = work(4, sizes=sizes, resolution=sizes.resolution_px)
+    chosen = plan(Devices(gpus, gpus, memory_gb * GB), asked)
+    found = (chosen.state_bytes, chosen.activation_bytes, chosen.needed_bytes)
+    assert [count / GB for count in found] == pytest.approx([states, activations, needed], rel=0.001)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from booth_service import plan_report
-from booth_service.plan_sizes import parameters_of, sizes_of_folder
+from booth_service.plan import GB, Devices, Work, plan
+from booth_service.plan_sizes import parameters_of, sizes_of_family, sizes_of_folder
+from booth_service.plan_time import GPUS, estimate, step_floor_s
 
 
 def test_a_plan_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,13 +36,18 @@ def test_a_plan_for_a_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert estimate["total_s"] == pytest.approx(sum(estimate[part] for part in parts))
 
 
-def test_the_step_of_one_instance_and_one_class_image_on_an_h100(capsys: pytest.CaptureFixture[str]) -> None:
-    """The floors by hand: 4.9 TFLOP / 798 + 0.983 G x (28 + 4 + 6) B / 3.0 TB/s = 6.1 + 12.4 = 18.6 ms; 2.5 times."""
-    assert plan_report.main(["--base-model", "sd15", "--json"]) == 0
-    estimate = json.loads(capsys.readouterr().out)["estimate"]
-    assert estimate["step_s"] == pytest.approx(2.5 * 18.6e-3, rel=0.01)
+def test_the_step_of_one_instance_and_one_class_image_on_an_h100() -> None:
+    """The floors by hand: 4.9 TFLOP / 798 + 0.983 G x (28 + 4 + 6) B / 3.0 TB/s = 6.1 + 12.4 = 18.6 ms."""
+    work = Work(sizes_of_family("sd15"), 1, with_prior=True, resolution=512)
+    layout = plan(Devices(1, 1, 80 * GB), work)
+    assert step_floor_s(layout, work, GPUS["h100"]) == pytest.approx(18.6e-3, rel=0.01)
+    answer = estimate(layout, work, GPUS["h100"], steps=800, num_class_images=200, num_photos=5, num_inference_steps=50)
+    assert answer.step_s == pytest.approx(0.18 * 882 / 686), "the host launches kernels of 686 + 196 tensors"
     # 200 images x (50 steps x 2 x 0.803 + 2.515) TFLOP = 16.6 PFLOP
-    assert estimate["class_images_s"] == pytest.approx(2.5 * 16.6e15 / 798e12, rel=0.01)
+    assert answer.class_images_s == pytest.approx(2.5 * 16.6e15 / 798e12, rel=0.01)
+    slow = estimate(layout, work, GPUS["l4"], steps=800, num_class_images=0, num_photos=5, num_inference_steps=50)
+    # 4.9 TFLOP / 96.8 + 0.983 G x 38 B / 0.27 TB/s = 50.6 + 138.3 = 189 ms
+    assert slow.step_s == pytest.approx(2.5 * 0.189, rel=0.01)
 
 
 def test_fewer_class_images_and_frozen_encoders_cost_less(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,13 +58,13 @@ def test_fewer_class_images_and_frozen_encoders_cost_less(capsys: pytest.Capture
     whole = hours()
     assert hours("--no-prior") < hours("--class-images", "50") < whole
     assert hours("--freeze-text-encoder") < whole
-    assert hours("--steps", "400") < whole < hours("--gpu", "a100")
+    assert hours("--steps", "400") < whole < hours("--gpu", "l4")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gpus", "1", "--gpu-memory", "4"], ["billion trained parameters", "bytes", "use GPUs with more memory"]),
+        (["--gpus", "1", "--gpu-memory", "3"], ["billion trained parameters", "bytes", "use GPUs with more memory"]),
         (["--gpus", "1", "--serving-gpus", "1"], ["serving holds 1"]),
         (["--base-model", "nowhere/at/all"], ["nowhere/at/all", "is no folder", "sd15"]),
         (["--resolution", "510"], ["510", "multiple of 8", "512"]),

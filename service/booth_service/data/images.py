@@ -2,10 +2,11 @@
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from booth.contract.jobs import Crop
 from booth.contract.photos import WHITE, PhotoError, brightness, open_mask, open_photo
+from booth_service.data.framing import cut, frame
 
 
 def reencode(data: bytes) -> bytes:
@@ -40,17 +41,10 @@ def png_size(png: bytes) -> tuple[int, int]:
         return image.size
 
 
-def load_square(data: bytes, resolution: int) -> Image.Image:
-    """The middle square of a stored photo at `resolution` x `resolution` px, RGB, by Lanczos."""
-    with Image.open(io.BytesIO(data)) as image:
-        return ImageOps.fit(image.convert("RGB"), (resolution, resolution), Image.Resampling.LANCZOS)
-
-
 def _middle_square(image: Image.Image) -> Image.Image:
-    """What `load_square` shows of a picture, at the picture's own scale."""
+    """What training with crop center sees of a picture, at the picture's own scale."""
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return cut(image, frame((image.height, image.width), (side, side)))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -1,6 +1,7 @@
 """What the loop needs of an optimizer engine, whoever shards it: DeepSpeed from two ranks on, a plain one for one."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,6 +65,10 @@ class Engine(Protocol):
 
     def begin_restore(self, step: int) -> None:
         """Make moments to copy into, as they are after `step` optimizer steps."""
+        ...
+
+    def parts_callable(self) -> AbstractContextManager[None]:
+        """Inside it the module's own parts may be called, for drawing; at stage 3 by all ranks alike."""
         ...
 
     def put_weights(self, name: str, start: int, values: Tensor) -> None:

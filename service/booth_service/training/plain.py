@@ -4,6 +4,7 @@ There is nothing to shard at world size 1, and DeepSpeed's per-parameter hooks c
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -79,6 +80,9 @@ class PlainEngine:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+    def parts_callable(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def put_weights(self, name: str, start: int, values: Tensor) -> None:
         pass  # the masters are the weights

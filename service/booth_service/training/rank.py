@@ -186,7 +186,7 @@ class AttemptDesk:
         if self.pulse:
             self.pulse.say(self.progress, checkpoint_key=key)
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         brief = self.c.brief
         prompts = brief.params.sample_prompts
         # Under stage 3 every forward is a collective, so all ranks draw all; else they share them out.

@@ -62,7 +62,7 @@ class Desk(Protocol):
         """Store a checkpoint."""
         ...
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         """Draw and store the sample pictures."""
         ...
 
@@ -95,7 +95,7 @@ def train(task: Task, desk: Desk) -> Trained:
 
     cache = build_cache(params, task.photos, task.class_images, components, device, say_encoded, task.known)
     desk.encoded(cache)
-    denoiser = denoisers.denoiser(components, params.train_text_encoder).to(device)
+    denoiser = denoisers.denoiser(components, params.train_text_encoder)
     if plan.activation_checkpointing:
         denoiser.enable_activation_checkpointing()
     if not cache.is_cached:
@@ -110,7 +110,7 @@ def train(task: Task, desk: Desk) -> Trained:
         micro_batch_size=plan.micro_batch_size,
     )
     prompts = prompt_tables(denoiser, components, batches.prompts, device)
-    engine = make_engine(denoiser, params, plan, bf16)
+    engine = make_engine(denoiser, params, plan, bf16, device)
     ema = Ema(engine, params.ema_decay) if params.ema_decay else None
     num_groups = 2 if params.train_text_encoder else 1
 
@@ -132,7 +132,8 @@ def train(task: Task, desk: Desk) -> Trained:
         if is_checkpoint:
             desk.checkpoint(engine, ema, step)
         if is_sample:
-            desk.draw_samples(engine, components, device, step)
+            with engine.parts_callable():
+                desk.draw_samples(components, device, step)
 
         # ---- one step; the host waits for nothing in it
         rows = batches.all_rows(step)
@@ -159,7 +160,8 @@ def train(task: Task, desk: Desk) -> Trained:
     if unread:
         desk.say(report.read(*unread))
     if params.sample_interval_steps:
-        desk.draw_samples(engine, components, device, step)
+        with engine.parts_callable():
+            desk.draw_samples(components, device, step)
     return Trained(engine, denoiser, ema)
 
 
@@ -183,9 +185,13 @@ class PromptTables:
 def prompt_tables(
     denoiser: denoisers.TextConditionedDenoiser, components: Components, prompts: list[str], device: torch.device
 ) -> PromptTables:
-    """Frozen encoders run here once, and never again in the job."""
+    """Frozen encoders run here once, in fp32, and never again in the job."""
     ids = tuple(table.to(device) for table in input_ids(components.tokenizers, prompts))
-    return PromptTables(ids, None) if denoiser.train_text_encoder else PromptTables(None, denoiser.encode(ids))
+    if denoiser.train_text_encoder:
+        return PromptTables(ids, None)
+    for text_encoder in components.text_encoders:
+        text_encoder.to(device)
+    return PromptTables(None, denoiser.encode(ids))
 
 
 def forward(
@@ -206,12 +212,14 @@ def forward(
     return losses, (losses * batch.weights).sum()
 
 
-def make_engine(module: denoisers.TextConditionedDenoiser, params: Params, plan: Plan, bf16: bool) -> Engine:
-    """DeepSpeed's engine, or the plain one at stage 0 on one rank."""
+def make_engine(
+    module: denoisers.TextConditionedDenoiser, params: Params, plan: Plan, bf16: bool, device: torch.device
+) -> Engine:
+    """DeepSpeed's engine, or the plain one at stage 0 on one rank; the module is on the device afterwards."""
     groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
     if plan.ranks == 1 and plan.zero_stage == 0:
         return PlainEngine(
-            module,
+            module.to(device),
             groups,
             max_grad_norm=params.max_grad_norm,
             weight_decay=params.weight_decay,

@@ -4,7 +4,8 @@ Fragments rest on DeepSpeed's private names (pinned to 0.19.8); tests/service/tr
 they change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -39,6 +40,9 @@ class ZeroEngine:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         self._stage, self._ranks, self._rank = zero_stage, dist.get_world_size(), dist.get_rank()
         self._accumulation, self._micro_steps = gradient_accumulation_steps, 0
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        exact = {name: p.detach().float().cpu() for name, p in module.named_parameters() if p.requires_grad and bf16}
+        module.to(self._dtype)  # on the host: a small device would not hold the fp32 weights that it never needs
         self._optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         self._engine, *_ = deepspeed.initialize(
             model=module,
@@ -59,9 +63,11 @@ class ZeroEngine:
         self.module: nn.Module = self._engine.module
         self.is_replicated = zero_stage == 0
         self._parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self._set_masters(exact)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
-        prediction: Tensor = self._engine(*arguments, **keywords)
+        cast = [value.to(self._dtype) if torch.is_floating_point(value) else value for value in arguments]
+        prediction: Tensor = self._engine(*cast, **keywords)
         return prediction
 
     def backward(self, loss: Tensor) -> None:
@@ -111,6 +117,28 @@ class ZeroEngine:
         if begin < end:
             part = parameter.ds_tensor.data.view(-1).narrow(0, begin - self._rank * own, end - begin)
             part.copy_(values.narrow(0, begin - start, end - begin))
+
+    @contextmanager
+    def parts_callable(self) -> Iterator[None]:
+        sharded = [part for part in self.module.modules() if self._stage == 3]
+        for part in sharded:  # DeepSpeed fetches parameters that a module reads of another one only while this is set
+            part._parameters._in_forward = True  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            for part in sharded:
+                part._parameters._in_forward = False  # type: ignore[attr-defined]
+            if sharded:
+                self._engine.optimizer._partition_all_parameters()
+
+    @torch.no_grad()
+    def _set_masters(self, exact: dict[str, Tensor]) -> None:
+        """Masters as the base model has them: DeepSpeed makes them of the bf16 copies, and what training does not
+        move would be published rounded."""
+        masters = self.flats("fp32")
+        for fragment in self.fragments() if exact else []:
+            piece = exact[fragment.name].view(-1).narrow(0, fragment.start, fragment.length)
+            masters[fragment.flat].narrow(0, fragment.offset, fragment.length).copy_(piece)
 
     def _masters(self) -> list[Any]:
         zero = self._engine.optimizer

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from booth.contract.photos import PhotoError
-from booth_service.data.images import check_mask, load_square, reencode, reencode_mask
+from booth_service.data.framing import cut, frame
+from booth_service.data.images import check_mask, reencode, reencode_mask
 
 
 def opened(data: bytes) -> Image.Image:
@@ -62,24 +63,6 @@ def test_what_is_no_photo_is_refused():
         reencode(Path(__file__).read_bytes())
 
 
-@pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 200), (64, 64)])
-@pytest.mark.parametrize("resolution", [32, 64, 96])
-def test_squares_have_the_asked_size(size, resolution):
-    square = load_square(encoded(Image.new("RGB", size), "PNG"), resolution)
-    assert (square.size, square.mode) == ((resolution, resolution), "RGB")
-
-
-def test_the_square_is_the_middle():
-    image = Image.new("RGB", (96, 32), "black")
-    image.paste(Image.new("RGB", (32, 32), "white"), (32, 0))
-    assert np.array(load_square(encoded(image, "PNG"), 32)).min() == 255
-
-
-def test_a_square_of_the_right_size_is_untouched(noise):
-    square = noise.crop((0, 0, 48, 48))
-    assert np.array_equal(load_square(encoded(square, "PNG"), 48), square)
-
-
 def test_a_mask_is_stored_as_eight_bits_of_gray(noise):
     mask = noise.convert("L").point(lambda value: 255 if value > 128 else 0)
     for kind in ("L", "1", "RGB"):
@@ -101,7 +84,8 @@ def test_a_mask_must_mark_what_the_crop_shows(column, crop, is_seen):
     mask = Image.new("L", (96, 64))
     mask.paste(255, (column, 0, column + 1, 64))
     data = encoded(mask, "PNG")
-    assert bool(np.array(load_square(data, 64)).any()) is (column >= 16)
+    shown = cut(opened(data), frame((64, 96), (64, 64)))
+    assert bool(np.array(shown).any()) is (column >= 16)
     if is_seen:
         check_mask(data, (96, 64), crop)
     else:
