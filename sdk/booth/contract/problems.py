@@ -29,6 +29,9 @@ class Problem(Record):
 
 _REMEDIES = {
     "missing": "Add it.",
+    "json_invalid": "Send a JSON object.",
+    "model_attributes_type": "Send a JSON object.",
+    "string_unicode": "Give text in Unicode.",
     "extra_forbidden": "Remove it or correct its spelling.",
     "greater_than": "Give more than {gt}.",
     "greater_than_equal": "Give {ge} or more.",
