@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast bench lint install
+.PHONY: demo test test-fast bench gpu lint install
 
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
@@ -17,9 +17,13 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -m "not ray"
 
-# All figures, or some: make bench ONLY=B1
+# All figures, or some: make bench ONLY=C1,C3
 bench: install
 	$(BIN)/python tests/benchmarks/run.py
+
+# A training step on this machine's GPU against its ceilings, in under nine minutes.
+gpu: install
+	$(BIN)/python tests/gpu/step.py
 
 lint: install
 	$(BIN)/ruff check

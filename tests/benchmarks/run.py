@@ -1,8 +1,9 @@
 """Booth's figures against their goals: python tests/benchmarks/run.py, or ONLY=B1,C2 for some of them.
 
-One line for each figure: its name, the median of several runs, the middle half of them, the goal, and whether it is
-reached; for a count, how many of how many. Exit status 1 where one is short. Figures are ratios of two things measured
-in turn, so that a busy or a slow machine changes both alike.
+One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
+reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
+time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3.
 """
 
 import os
@@ -11,29 +12,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from chooser import report_agreement
+import duels
+from duels import Pairs, TurnsBroken, WrongAnswer
+from figure import Goal, at_least, at_most, line
 
 NUM_PAIRS = 9
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured ratio and what it must reach: at least, or at most, `goal`."""
+    """Measured ratios, and what their median must reach; without a goal they are for information."""
 
     title: str
-    measure: Callable[[], float]
-    goal: float
-    at_least: bool
-    repeats: int = NUM_PAIRS
-
-    def is_reached(self, value: float) -> bool:
-        return value >= self.goal if self.at_least else value <= self.goal
+    measure: Callable[[], Pairs]
+    goal: Goal | None
 
 
-def import_ratio() -> float:
+def import_ratios() -> Pairs:
     """CPU time to import the client, over that of the libraries it cannot do without."""
-    return import_s("booth") / import_s("pydantic, httpx2, PIL.Image")
+    return Pairs([import_s("booth") / import_s("pydantic, httpx2, PIL.Image") for _ in range(NUM_PAIRS)], [])
 
 
 def import_s(modules: str) -> float:
@@ -43,29 +42,48 @@ def import_s(modules: str) -> float:
 
 
 FIGURES = {
-    "B1": Figure("import booth, over its libraries", import_ratio, goal=2.0, at_least=False),
+    "B1": Figure("import booth, over its libraries", import_ratios, at_most(2.0)),
+    "C1": Figure("reference loop over ours, miniature 128 px", duels.reference_over_booth, at_least(1.20)),
+    "C1t": Figure("the same, tinyworld 64 px", duels.reference_over_booth_on_tinyworld, at_least(1.20)),
+    "C2": Figure("ours in a Ray worker over bare torch", duels.ray_over_bare_torch, at_most(1.10)),
+    "C2d": Figure("DeepSpeed stage 0 over bare torch, 1 rank", duels.deepspeed_0_over_bare_torch, None),
+    **{
+        f"C3-{stage}": Figure(
+            f"ours over DeepSpeed's engine, stage {stage}, 2 ranks",
+            partial(duels.booth_over_deepspeed, stage),
+            at_most(1.05),
+        )
+        for stage in (1, 2, 3)
+    },
 }
-COUNTS = {"C4": report_agreement}
 
 
 def main() -> int:
     """Measure and print. Returns 1 where a figure is short of its goal, 2 where ONLY names one that is not there."""
-    chosen = [name for name in os.environ.get("ONLY", "").replace(",", " ").split() if name] or [*FIGURES, *COUNTS]
-    if unknown := [name for name in chosen if name not in FIGURES and name not in COUNTS]:
-        print(f"There is no figure {', '.join(unknown)}; there are {', '.join([*FIGURES, *COUNTS])}.", file=sys.stderr)
+    asked = os.environ.get("ONLY", "").replace(",", " ").split()
+    if unknown := [name for name in asked if not named(name)]:
+        print(f"There is no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}.", file=sys.stderr)
         return 2
-    reached = [COUNTS[name](name) if name in COUNTS else report(name, FIGURES[name]) for name in chosen]
+    chosen = [figure for name in asked for figure in named(name)] or list(FIGURES)
+    reached = [report(name, FIGURES[name]) for name in chosen]
     return 0 if all(reached) else 1
+
+
+def named(name: str) -> list[str]:
+    """The figures of this name, or of its family: C3 is C3-1 to C3-3."""
+    return [figure for figure in FIGURES if figure == name or figure.startswith(f"{name}-")]
 
 
 def report(name: str, figure: Figure) -> bool:
     """One line; True where the goal is reached."""
-    low, middle, high = statistics.quantiles([figure.measure() for _ in range(figure.repeats)], n=4)
-    is_reached = figure.is_reached(middle)
-    goal = f"goal {'>=' if figure.at_least else '<='}{figure.goal:.2f}"
-    verdict = "ok" if is_reached else "SHORT"
-    print(f"{name} {middle:.2f} ({low:.2f}-{high:.2f}) {goal} {verdict}  {figure.title}", flush=True)
-    return is_reached
+    try:
+        measured = figure.measure()
+    except (WrongAnswer, TurnsBroken) as error:
+        print(f"{name} ERROR {error}  {figure.title}", flush=True)
+        return False
+    wall = f" (wall {statistics.median(measured.wall):.2f})" if measured.wall else ""
+    print(line(name, measured.cpu, figure.goal, figure.title + wall), flush=True)
+    return figure.goal is None or figure.goal.is_reached(statistics.median(measured.cpu))
 
 
 if __name__ == "__main__":

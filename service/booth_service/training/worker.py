@@ -24,7 +24,6 @@ from booth_service.training.engine import Ema, Engine
 from booth_service.training.plain import PlainEngine
 from booth_service.training.report import Report, Tally
 from booth_service.training.schedule import learning_rates
-from booth_service.training.zero import ZeroEngine
 
 
 @dataclass(frozen=True)
@@ -227,6 +226,8 @@ def make_engine(
             bf16=bf16,
             eight_bit=params.optimizer == "adamw_8bit",
         )
+    from booth_service.training.zero import ZeroEngine  # one rank does without DeepSpeed, and its import takes seconds
+
     return ZeroEngine(
         module,
         groups,
