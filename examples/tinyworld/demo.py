@@ -19,7 +19,7 @@ from contact_sheet import Row, contact_sheet
 from PIL import Image
 
 import booth
-from booth.cli_output import duration, follower
+from booth.cli_output import duration, follower, say, show_json
 
 SUBJECTS = Path(__file__).parent / "subjects"
 PICTURES_PER_ROW = 5
@@ -40,7 +40,11 @@ def main() -> None:
             with timed("Pictures"):
                 rows = rows_of(client, job, model, folder, subject["held_out_contexts"])
             contact_sheet(rows).save(arguments.out)
-    print(f"\nContact sheet: {arguments.out.resolve()}")
+    path = str(arguments.out.resolve())
+    if arguments.json:
+        show_json({"contact_sheet": path})
+    else:
+        print(f"\nContact sheet: {path}")
 
 
 def personalised(
@@ -109,12 +113,12 @@ def _wait_until_up(process: subprocess.Popen[bytes], client_file: Path) -> Any:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """How long the block took is printed."""
+    """How long the block took is told on stderr."""
     start = time.monotonic()
     try:
         yield
     finally:
-        print(f"{what}: {duration(time.monotonic() - start)}", flush=True)
+        say(f"{what}: {duration(time.monotonic() - start)}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -123,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="optimizer steps; the base model's recipe without it")
     parser.add_argument("--data-dir", type=Path, help="where the stack keeps its state; a temporary folder without it")
     parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="where the contact sheet goes")
+    parser.add_argument("--json", action="store_true", help="print the contact sheet's path as JSON")
     return parser.parse_args()
 
 

@@ -25,10 +25,12 @@ def up(
     context: typer.Context,
     data_dir: Annotated[Path | None, typer.Option(help="Where state lives; BOOTH_DATA_DIR or the user's own.")] = None,
     port: Annotated[int | None, typer.Option(help="The API's port; a free one is found without it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write where it answers to stdout, once it does.")] = False,
 ) -> None:
     """Run the whole service on this machine, in the foreground, until Ctrl-C."""
     given = [] if data_dir is None else ["--data-dir", str(data_dir)]
     given += [] if port is None else ["--port", str(port)]
+    given += ["--json"] if as_json else []
     _become("-m", "booth_service.local", "up", *given, *context.args)
 
 

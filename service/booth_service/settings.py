@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     no_progress_limit_s: float = 300.0
     """An attempt that has not moved for so long, in any phase, is stopped and tried again."""
     max_attempts: int = 3
+    """A job fails for good at its own so many failures."""
+    max_cluster_losses: int = 20
+    """And with its so many lost clusters: a restart of the stack, clean or not, is one."""
     max_running_jobs: int = 1
     """Jobs on the cluster at a time; the others wait in order, and say so (inside Ray a second gang waits silently)."""
     reconcile_interval_s: float = 1.0

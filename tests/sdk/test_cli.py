@@ -328,7 +328,7 @@ def test_operator_commands_name_the_missing_extra(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("given", "passed_on"),
     [
-        (("up", "--data-dir", "d", "--port", "7"), ["up", "--data-dir", "d", "--port", "7"]),
+        (("up", "--data-dir", "d", "--port", "7", "--json"), ["up", "--data-dir", "d", "--port", "7", "--json"]),
         (("admin", "tenants", "--help"), ["admin", "tenants", "--help"]),
     ],
 )

@@ -29,6 +29,9 @@ class Problem(Record):
 
 _REMEDIES = {
     "missing": "Add it.",
+    "json_invalid": "Send a JSON object.",
+    "model_attributes_type": "Give names with their values.",
+    "string_unicode": "Give text in Unicode.",
     "extra_forbidden": "Remove it or correct its spelling.",
     "greater_than": "Give more than {gt}.",
     "greater_than_equal": "Give {ge} or more.",
@@ -50,7 +53,6 @@ _REMEDIES = {
     "literal_error": "Give {expected}.",
     "list_type": "Give a list.",
     "model_type": "Give names with their values.",
-    "model_attributes_type": "Give names with their values.",
     "too_short": "Give at least {min_length}.",
     "too_long": "Give at most {max_length}.",
 }

@@ -201,7 +201,7 @@ def _fetch_hub(source: str) -> Path:
     except ImportError:
         raise Refused(f"{source} looks like a hub id; fetching it needs pip install huggingface_hub") from None
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt", "*/*.safetensors"]))
     except Exception as error:
         raise Refused(f"{source} could not be fetched from the hub: {error}") from error
 

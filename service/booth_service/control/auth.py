@@ -31,7 +31,8 @@ def tenant_of(request: Request, plane: Annotated[Plane, Depends(plane_of)]) -> s
         raise ProblemError(
             "unauthenticated",
             "The API key is missing, wrong or revoked.",
-            remedy="Send Authorization: Bearer <key>; the operator makes keys with boothctl admin key-add.",
+            remedy="Check BOOTH_API_KEY (on the wire: Authorization: Bearer <key>); "
+            "the operator makes keys with boothctl admin key-add.",
         )
     return tenant_id
 

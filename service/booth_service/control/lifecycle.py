@@ -5,7 +5,7 @@ An event is written in the same transaction as what it tells. Functions take the
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from booth.contract.attempts import Beat
@@ -128,7 +128,10 @@ def end_attempt(
     attempt.ended_at = now
     attempt.reason = reason = _true_reason(job, attempt, end.reason)
     attempt.detail = attempt.detail or end.detail
-    match policy.outcome(reason, number, settings):
+    is_lost = FailureReason.CLUSTER_LOST
+    alike = Attempt.reason == is_lost if reason is is_lost else Attempt.reason != is_lost
+    failures = session.scalar(select(func.count()).where(Attempt.job_id == job_id, alike)) or 1
+    match policy.outcome(reason, failures, settings):
         case policy.Cancel():
             _finish(session, job, now, JobState.CANCELLED, "Cancelled.")
         case policy.Fail():

@@ -139,12 +139,17 @@ def decide_queue(queued: list[Job], running: int, settings: Settings, now: datet
     return decisions
 
 
-def outcome(reason: FailureReason, attempt: int, settings: Settings) -> Retry | Fail | Cancel:
-    """What the end of an attempt means for its job."""
+def outcome(reason: FailureReason, failures: int, settings: Settings) -> Retry | Fail | Cancel:
+    """What the end of an attempt means for its job.
+
+    `failures` counts the job's attempts, this one included, that ended alike: with their cluster, or otherwise. A lost
+    cluster is not the job's doing, so a healthy job outlives more of those than of its own failures.
+    """
     if reason is FailureReason.CANCELLED:
         return Cancel()
-    if reason.is_retryable and attempt < settings.max_attempts:
-        return Retry(reason, FIRST_RETRY_DELAY_S * 3 ** (attempt - 1))
+    is_lost = reason is FailureReason.CLUSTER_LOST
+    if reason.is_retryable and failures < (settings.max_cluster_losses if is_lost else settings.max_attempts):
+        return Retry(reason, FIRST_RETRY_DELAY_S if is_lost else FIRST_RETRY_DELAY_S * 3 ** (failures - 1))
     return Fail(reason)
 
 

@@ -16,6 +16,8 @@ _STATUS = {
     "paused": 503,
 }
 
+_LISTED_BY = {"job": "ls", "model": "models"}
+
 
 class ProblemError(Exception):
     """An answer with status >= 400. `code` decides the status."""
@@ -40,7 +42,8 @@ def invalid(problems: list[FieldProblem]) -> ProblemError:
 
 def not_found(kind: str, name: str) -> ProblemError:
     """404, the same for what never existed, was deleted, or belongs to another tenant."""
-    return ProblemError("not_found", f"There is no {kind} {name!r}.", remedy=f"List what you have: GET /v1/{kind}s.")
+    listed = f"boothctl {_LISTED_BY[kind]}, or GET /v1/{kind}s" if kind in _LISTED_BY else f"GET /v1/{kind}s"
+    return ProblemError("not_found", f"There is no {kind} {name!r}.", remedy=f"List what you have: {listed}.")
 
 
 def conflict(title: str, remedy: str = "") -> ProblemError:

@@ -53,18 +53,18 @@ class TextConditionedDenoiser(nn.Module):
         embeds: TextEmbeds | None = None,
         time_ids: Tensor | None = None,
     ) -> Tensor:
-        """noisy_latents (R, C, h, w), timesteps (R,) and prompts -> model_pred (R, C, h, w).
+        """noisy_latents (R, C, h, w), timesteps (R,) and prompts -> model_pred (R, C, h, w) in the UNet's dtype.
 
-        Prompts are token ids, or embeddings of `encode` (any float dtype) where the encoders are frozen. time_ids
-        (R, 6) are rows of `add_time_ids`; families without them ignore them. Raises ValueError unless exactly one of
-        input_ids and embeds is given.
+        Latents and embeddings may have any float dtype. Prompts are token ids, or embeddings of `encode` where the
+        encoders are frozen. time_ids (R, 6) are rows of `add_time_ids`; families without them ignore them. Raises
+        ValueError unless exactly one of input_ids and embeds is given.
         """
         if (input_ids is None) == (embeds is None):
             raise ValueError("give exactly one of input_ids and embeds")
         hidden, pooled = embeds if input_ids is None else self.encode(input_ids)  # type: ignore[misc]
-        dtype = noisy_latents.dtype
+        dtype = next(self.unet.parameters()).dtype  # engines differ in whether they cast what goes in
         pooled = None if pooled is None else pooled.to(dtype)
-        return self._predict(noisy_latents, timesteps, hidden.to(dtype), pooled, time_ids)
+        return self._predict(noisy_latents.to(dtype), timesteps, hidden.to(dtype), pooled, time_ids)
 
     def parameter_groups(self, learning_rate: float, text_encoder_learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups: the UNet's parameters, then all text encoders' where they are trained."""

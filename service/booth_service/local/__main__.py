@@ -1,6 +1,7 @@
 """`python -m booth_service.local up|admin`: what `boothctl up` and `boothctl admin` run."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -23,14 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o077)  # what this process and its children write is for their owner alone
     directory = DataDir(asked.data_dir or default_path())
     try:
-        return up(directory, asked.port) if asked.command == "up" else admin(directory, rest)
+        return up(directory, asked.port, asked.json) if asked.command == "up" else admin(directory, rest)
     except StackError as error:
         say(str(error))
         return 1
 
 
-def up(directory: DataDir, port: int | None) -> int:
-    """The stack has run in the foreground until it was asked to stop, and nothing of it is left."""
+def up(directory: DataDir, port: int | None, as_json: bool = False) -> int:
+    """The stack has run in the foreground until it was asked to stop, and nothing of it is left.
+
+    In JSON, one document on stdout says where it answers as soon as it does.
+    """
     signals = Signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: _on_signal(signals, number, frame))
@@ -38,6 +42,8 @@ def up(directory: DataDir, port: int | None) -> int:
         stack = Stack(directory, signals, port)
         try:
             stack.start()
+            if as_json:
+                print(json.dumps(_whereabouts(stack)), flush=True)
             stack.supervise()
         except Interrupted:
             pass
@@ -58,6 +64,11 @@ def admin(directory: DataDir, rest: list[str]) -> int:
     os.execve(sys.executable, [sys.executable, "-m", "booth_service.control.admin", *rest], settings)
 
 
+def _whereabouts(stack: Stack) -> dict[str, str | int]:
+    """What another program needs to find the stack; the API key stays in the data directory."""
+    return {"base_url": stack.control_plane.address, "data_dir": str(stack.directory.path), "pid": os.getpid()}
+
+
 def _on_signal(signals: Signals, number: int, frame: FrameType | None) -> None:
     if signals.stop.is_set():
         signals.hurry.set()
@@ -71,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--data-dir", type=Path, help="where the stack keeps everything (BOOTH_DATA_DIR)")
     command = commands.add_parser("up", parents=[shared], help="run the one-machine stack in the foreground")
     command.add_argument("--port", type=int, help="port of the control plane (7878, or a free one)")
+    command.add_argument("--json", action="store_true", help="write where it answers to stdout, as one JSON document")
     commands.add_parser(
         "admin", parents=[shared], add_help=False, allow_abbrev=False, help="tenants, API keys and base models"
     )

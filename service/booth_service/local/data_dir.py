@@ -56,9 +56,14 @@ class DataDir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """This process alone runs a stack here. Raises StackError, with the other's pid, where one already does."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StackError(
+                f"{self.path} cannot hold a stack's state ({error.strerror}). Choose another directory with --data-dir."
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
     subject = params.subjects[0]
     photos = pictures(arguments.photos, subject.instance_prompt)
     class_images = pictures(arguments.class_images, subject.class_prompt) if params.num_class_images else []
-    desk = FolderDesk(params, arguments.out, arguments.resume)
+    desk = FolderDesk(params, arguments)
     trained = train(Task(params, plan, components, photos, class_images[: params.num_class_images]), desk)
     weights = whole_weights(trained, torch.float32)
     if dist.get_rank() == 0:
@@ -103,8 +103,8 @@ def pictures(folder: Path | None, prompt: str) -> list[Picture]:
 class FolderDesk:
     """Implements `Desk` with a folder and stdout."""
 
-    def __init__(self, params: Params, out: Path, resume: Path | None) -> None:
-        self.params, self.out, self.resume_from = params, out, resume
+    def __init__(self, params: Params, arguments: argparse.Namespace) -> None:
+        self.params, self.arguments, self.out = params, arguments, arguments.out
         self.began_s = time.monotonic()
 
     def say(self, progress: Progress, note: str | None = None) -> None:
@@ -119,9 +119,9 @@ class FolderDesk:
         pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
-        if self.resume_from is None:
+        if self.arguments.resume is None:
             return 0
-        return checkpoint.read(engine, ema, str(self.resume_from), self._run_sha256(), _get)
+        return checkpoint.read(engine, ema, str(self.arguments.resume), self._run_sha256(), _get)
 
     def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
         def put(name: str, body: bytes) -> str:
@@ -138,8 +138,8 @@ class FolderDesk:
             components,
             prompts,
             [self.params.seed + k for k in range(len(prompts))],
-            guidance_scale=7.5,
-            num_inference_steps=25,
+            guidance_scale=self.arguments.guidance_scale,
+            num_inference_steps=self.arguments.num_inference_steps,
             resolution=self.params.resolution,
             device=device,
         )
@@ -170,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--zero-stage", type=int, choices=range(4), help="default: none on one rank, 1 on more")
     parser.add_argument("--micro-batch-size", type=int, default=0, help="rows of one forward; default: all of a rank's")
+    parser.add_argument("--guidance-scale", type=float, default=7.5, help="of sample pictures")
+    parser.add_argument("--num-inference-steps", type=int, default=25, help="of sample pictures")
     parser.add_argument("--resume", type=Path, help="a checkpoint's manifest.json")
     return parser
 

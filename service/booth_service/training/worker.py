@@ -115,18 +115,19 @@ def train(task: Task, desk: Desk) -> Trained:
 
     # ---- loop state
     step = first_step = desk.resume(engine, ema)
-    progress = Progress(phase=TRAINING_PHASE, step=step, total_steps=params.steps)
-    desk.say(progress, note=f"training: {plan.why}" + (f", from step {step}" if step else ""))
+    starting = Progress(phase=TRAINING_PHASE, step=step, total_steps=params.steps)
+    desk.say(starting, note=f"training: {plan.why}" + (f", from step {step}" if step else ""))
     report = Report(params, ranks, bool(task.class_images), first_step=step)
     report.matrix_rate = speed.matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
     unread = None
+    has_fp32_moments = params.optimizer == "adamw"  # others cannot be checkpointed in fragments: such a run starts anew
 
     for micro_batches in batches.from_step(step, device):
         # ---- once in a while, with every step so far known to be good
-        is_checkpoint = step > first_step and step % params.checkpoint_interval_steps == 0
+        is_checkpoint = has_fp32_moments and step > first_step and step % params.checkpoint_interval_steps == 0
         is_sample = bool(params.sample_interval_steps) and step % params.sample_interval_steps == 0
         if unread and (is_checkpoint or is_sample):
-            desk.say(progress := report.read(*unread))
+            desk.say(report.read(*unread))
             unread = None
         if is_checkpoint:
             desk.checkpoint(engine, ema, step)
@@ -152,7 +153,7 @@ def train(task: Task, desk: Desk) -> Trained:
 
         # ---- the step before has ended by now: look at it
         if unread:
-            desk.say(progress := report.read(*unread))
+            desk.say(report.read(*unread))
         unread = (step, rows, figures, rates)
         step += 1
 

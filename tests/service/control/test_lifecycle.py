@@ -68,6 +68,19 @@ def test_the_next_attempt_waits_until_the_last_one_is_gone(plane, user, cluster,
     assert f"{driver.job_id}-a2" in cluster.jobs
 
 
+def test_restarts_of_the_cluster_do_not_use_up_a_healthy_jobs_attempts(plane, user, cluster, clock):
+    driver = started(plane, user)
+    for _ in range(plane.settings.max_attempts):
+        driver.failed("cluster_lost")
+        driver = next_attempt(plane, cluster, clock, driver)
+    for _ in range(plane.settings.max_attempts - 1):
+        driver.failed("worker_died")
+        assert driver.job["status"] == "queued"
+        driver = next_attempt(plane, cluster, clock, driver)
+    driver.failed("worker_died")
+    assert driver.job["error"]["reason"] == "worker_died"
+
+
 def test_no_attempt_is_claimed_while_another_may_still_run(plane, user, clock):
     driver = started(plane, user)
     driver.failed("worker_died")

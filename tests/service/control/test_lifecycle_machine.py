@@ -1,5 +1,7 @@
 """Any order of submissions, beats, failures, cancels, lost clusters and hours: what must hold holds after each."""
 
+from collections import Counter
+
 import hypothesis
 from control_plane import Clock, Cluster, Driver, a_plane, a_user
 from hypothesis import strategies as st
@@ -121,7 +123,12 @@ class Life(RuleBasedStateMachine):
         jobs = {job.id: job for job in self.jobs()}
         for row in open_attempts:
             assert (row.n, row.fence) == (jobs[row.job_id].attempt, jobs[row.job_id].fence)
-        assert all(row.n <= self.plane.settings.max_attempts for row in self.attempts())
+        limits = self.plane.settings
+        assert all(row.n <= limits.max_attempts + limits.max_cluster_losses for row in self.attempts())
+        failures = Counter(
+            row.job_id for row in self.attempts() if row.reason not in (None, FailureReason.CLUSTER_LOST)
+        )
+        assert all(count <= limits.max_attempts for count in failures.values())
 
     @invariant()
     def the_history_has_no_gap_and_ends_where_the_job_is(self) -> None:

@@ -124,18 +124,20 @@ def test_a_cancelled_attempt_is_stopped_and_over_once_ray_says_so(ray, attempt, 
 
 @pytest.mark.parametrize("reason", list(FailureReason))
 def test_outcomes_follow_the_one_table_of_reasons(reason):
-    for attempt in (1, 2, 3):
-        result = policy.outcome(reason, attempt, SETTINGS)
+    budget = SETTINGS.max_cluster_losses if reason is FailureReason.CLUSTER_LOST else SETTINGS.max_attempts
+    assert SETTINGS.max_cluster_losses > SETTINGS.max_attempts
+    for failures in range(1, budget + 1):
+        result = policy.outcome(reason, failures, SETTINGS)
         if reason is FailureReason.CANCELLED:
             assert result == Cancel()
-        elif reason.is_retryable and attempt < SETTINGS.max_attempts:
+        elif reason.is_retryable and failures < budget:
             assert isinstance(result, Retry)
         else:
             assert result == Fail(reason)
 
 
 def test_retries_wait_longer_each_time():
-    delays = [policy.outcome(FailureReason.CLUSTER_LOST, attempt, SETTINGS).delay_s for attempt in (1, 2)]
+    delays = [policy.outcome(FailureReason.STALLED, failures, SETTINGS).delay_s for failures in (1, 2)]
     assert delays == sorted(set(delays))
 
 

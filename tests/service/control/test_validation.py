@@ -95,7 +95,9 @@ def test_numbers_that_are_none_are_refused_cleanly(plane, user, number):
 def test_what_is_no_spec_is_refused_cleanly(plane, user, body):
     answer = user.http.post("/v1/jobs/prepare", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
-    assert answer.json()["problems"]
+    problems = answer.json()["problems"]
+    assert problems
+    assert all(problem["remedy"] for problem in problems)
 
 
 def test_a_body_without_its_content_type_is_told_so(plane, user):

@@ -38,6 +38,13 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text() == str(os.getpid())
 
 
+def test_a_directory_that_cannot_hold_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for unusable in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StackError, match=rf"{unusable} cannot hold a stack's state .*--data-dir"):
+            DataDir(unusable).locked().__enter__()
+
+
 def test_secrets_are_made_once(tmp_path: Path) -> None:
     directory = DataDir(tmp_path)
     state = directory.load_state()

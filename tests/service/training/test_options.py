@@ -50,6 +50,8 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             Case("poisoned", base, layout(), params(), poisoned_class_image=1),
             Case("cancelled", base, layout(), params(), stop_at=2),
             Case("two", base, two, params()),
+            Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params()),
+            Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params()),
             Case("two sampled", base, two, params(sample_interval_steps=3)),
             Case("two sampled at 3", base, layout(2, 3), params(sample_interval_steps=3)),
             Case("two in bf16", base, two, params(precision="bf16")),
@@ -91,8 +93,10 @@ def test_a_sample_of_equal_weights_is_the_same_picture(outcomes: dict[str, Outco
     assert first[0] == first[1]
 
 
-def test_recomputed_activations_give_the_same_run(outcomes: dict[str, Outcome]) -> None:
+def test_recomputed_activations_and_offload_give_the_same_run(outcomes: dict[str, Outcome]) -> None:
     same(outcomes["checkpointed activations"], outcomes["plain"])
+    same(outcomes["two offloaded"], outcomes["two"])
+    same(outcomes["two offloaded at 3"], outcomes["two"])
 
 
 @pytest.mark.parametrize(("name", "reference"), [("bf16", "plain"), ("two in bf16", "two")])
