@@ -47,7 +47,7 @@ class TurnDesk:
     def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
         pass
 
-    def draw_samples(self, engine: Engine, components: Components, device: torch.device, step: int) -> None:
+    def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         pass
 
 

@@ -3,7 +3,7 @@
 One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
 reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
 time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
-behind it. ONLY=C3 takes C3-1, C3-2 and C3-3.
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; S1 is seconds, for information, on a stack of its own.
 """
 
 import os
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import duels
+import startup
+from chooser import report_agreement
 from duels import Pairs, TurnsBroken, WrongAnswer
 from figure import Goal, at_least, at_most, line
 
@@ -56,22 +58,23 @@ FIGURES = {
         for stage in (1, 2, 3)
     },
 }
+OTHERS = {"C4": report_agreement, "S1": startup.report}  # they print lines of their own
 
 
 def main() -> int:
     """Measure and print. Returns 1 where a figure is short of its goal, 2 where ONLY names one that is not there."""
     asked = os.environ.get("ONLY", "").replace(",", " ").split()
     if unknown := [name for name in asked if not named(name)]:
-        print(f"There is no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}.", file=sys.stderr)
+        print(f"There is no figure {', '.join(unknown)}; there are {', '.join([*FIGURES, *OTHERS])}.", file=sys.stderr)
         return 2
-    chosen = [figure for name in asked for figure in named(name)] or list(FIGURES)
-    reached = [report(name, FIGURES[name]) for name in chosen]
+    chosen = [figure for name in asked for figure in named(name)] or [*FIGURES, *OTHERS]
+    reached = [OTHERS[name](name) if name in OTHERS else report(name, FIGURES[name]) for name in chosen]
     return 0 if all(reached) else 1
 
 
 def named(name: str) -> list[str]:
     """The figures of this name, or of its family: C3 is C3-1 to C3-3."""
-    return [figure for figure in FIGURES if figure == name or figure.startswith(f"{name}-")]
+    return [figure for figure in [*FIGURES, *OTHERS] if figure == name or figure.startswith(f"{name}-")]
 
 
 def report(name: str, figure: Figure) -> bool:
