@@ -26,8 +26,8 @@ TIMEOUT_S = 400.0
 
 # What a job is at the beginning of each part, in order, and what happens in it.
 PARTS = {
-    "queued": "in the queue until a driver is asked for",
-    "preparing": "Ray starts the driver: process, imports, brief, plan",
+    "queued": "in the queue until Ray is asked for a driver",
+    "preparing": "Ray starts the driver: supervisor, process, imports, brief, plan",
     "class images": "class images: actors, their imports, drawing",
     "starting ranks": "Ray Train starts the gang: controller, processes, imports",
     "loading the base model": "base model from S3 into rank 0",
@@ -58,7 +58,10 @@ def timeline(machine: OneMachine) -> list[tuple[str, float]]:
     client = booth.Client(machine.base_url, machine.api_key)
     photos = sorted((ROOT / "examples" / "tinyworld" / "subjects" / "teapot").glob("*.png"))
     began = time.monotonic()
-    submitted = client.personalize(photos, "sks", "teapot", steps=STEPS, num_class_images=CLASS_IMAGES, seed=1)
+    options = booth.TrainingOptions(lr_warmup_steps=0)
+    submitted = client.personalize(
+        photos, "sks", "teapot", steps=STEPS, num_class_images=CLASS_IMAGES, seed=1, options=options
+    )
     marks: dict[str, float] = {"queued": time.monotonic() - began}
     path = f"/v1/jobs/{submitted.id}"
     while "first step" not in marks:
@@ -80,7 +83,7 @@ def part_of(job: JobRecord) -> str:
         return "first step"
     if phase == "training" and job.progress.step:
         return "first step"
-    return str(job.status) if phase == "queued" else phase
+    return ("preparing" if job.attempt else "queued") if phase == "queued" else phase
 
 
 def lines(name: str, marks: Sequence[tuple[str, float]]) -> list[str]:

@@ -226,7 +226,7 @@ def make_engine(
             bf16=bf16,
             eight_bit=params.optimizer == "adamw_8bit",
         )
-    from booth_service.training.zero import ZeroEngine  # one rank does without DeepSpeed, and its import takes seconds
+    from booth_service.training.zero import ZeroEngine  # one rank does without DeepSpeed, there or not
 
     return ZeroEngine(
         module,
