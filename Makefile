@@ -13,9 +13,9 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Everything but Ray.
+# Everything but Ray and training processes.
 test-fast: install
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not ray and not ranks"
 
 # All figures, or some: make bench ONLY=C1,C3
 bench: install

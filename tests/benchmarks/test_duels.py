@@ -11,6 +11,8 @@ from run import named
 from turns import Spent
 from workload import tinyworld
 
+pytestmark = pytest.mark.ranks
+
 
 def test_booth_the_reference_and_the_bare_loop_train_alike(tmp_path: Path) -> None:
     workload = tinyworld(tmp_path / "workload", 2 * duels.STEPS_PER_TURN)

@@ -8,6 +8,8 @@ import pytest
 from ceilings import Ceilings
 from step import floor_s
 
+pytestmark = pytest.mark.ranks
+
 STEP = Path(__file__).with_name("step.py")
 
 

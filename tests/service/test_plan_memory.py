@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from booth_service.plan_memory import buffer_bytes, frozen_bytes, state_bytes, usable_bytes
 
+pytestmark = pytest.mark.ranks
+
 RANKS = 2
 ENGINES = [(stage, bf16) for stage in (1, 2, 3) for bf16 in (True, False)]
 

@@ -12,6 +12,8 @@ from tiny_job import PARAMS
 
 from booth.contract.jobs import Params, Subject
 
+pytestmark = pytest.mark.ranks
+
 STEPS = 6
 BASE = PARAMS.model_copy(update={"steps": STEPS, "random_flip": False, "sample_prompts": ["a photo of sks teapot"]})
 SECOND = Subject(token="zwx", class_noun="dog", instance_prompt="a photo of zwx dog", class_prompt="a photo of a dog")

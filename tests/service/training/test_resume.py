@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
+pytestmark = pytest.mark.ranks
+
 BREAK, STEPS = 5, 9
 WHOLE = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": BREAK, "ema_decay": 0.9})
 OTHER = WHOLE.model_copy(update={"learning_rate": 2e-3})

@@ -12,6 +12,8 @@ from tiny_sdxl_base import write_tiny_sdxl_base
 from booth_service.diffusion.components import load_components
 from booth_service.diffusion.denoiser import denoiser
 
+pytestmark = pytest.mark.ranks
+
 STEPS = 5
 TRAINED = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": STEPS})
 FROZEN = TRAINED.model_copy(update={"train_text_encoder": False})

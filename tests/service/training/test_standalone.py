@@ -14,6 +14,8 @@ from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 from world import SUBJECTS, render
 
+pytestmark = pytest.mark.ranks
+
 PARAMS_3 = PARAMS.model_copy(
     update={"steps": 3, "checkpoint_interval_steps": 2, "sample_interval_steps": 2, "sample_prompts": ["a teapot"]}
 )

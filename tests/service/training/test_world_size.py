@@ -5,6 +5,8 @@ from loop import Case, Outcome, layout, run
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
+pytestmark = pytest.mark.ranks
+
 STEPS = 20
 PARAMS_20 = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": STEPS})
 ONE_ROW_EACH = PARAMS_20.model_copy(update={"train_batch_size": 1})

@@ -23,7 +23,7 @@ from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
 from booth_service.training.rank import ClassSet, WorkerConfig
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.ranks]
 
 
 def two_ranks(zero_stage: int, ranks: int = 2) -> Plan:
@@ -65,6 +65,12 @@ def store_picture(store: ObjectStore, name: str, image: Image.Image) -> Instance
     return InstancePhoto(path=name, key=key, bytes=buffer.tell(), sha256=hashlib.sha256(buffer.getvalue()).hexdigest())
 
 
+def encoded(folder: Path) -> int:
+    """How many pictures the run encoded."""
+    said = Recorder(folder / "said.jsonl").progress()
+    return next(progress["total_steps"] for progress in said if progress["phase"] == "encoding pictures")
+
+
 def test_two_ranks_at_stage_2_train_both_parts_and_resume(config: WorkerConfig, tmp_path: Path) -> None:
     unbroken = run_gang(config, tmp_path)
     assert sorted(unbroken.losses) == list(range(1, STEPS + 1))
@@ -79,7 +85,9 @@ def test_two_ranks_at_stage_2_train_both_parts_and_resume(config: WorkerConfig, 
         assert moved > 0.9 * len(tensors), f"only {moved} of {len(tensors)} tensors of {path} moved"
 
     one_rank = replace(config, plan=two_ranks(1, ranks=1))
+    assert encoded(tmp_path) == 2 * (5 + 3)  # photos and class images, upright and mirrored
     alone = run_gang(one_rank, tmp_path)
+    assert encoded(tmp_path) == 2 * 5 + 3  # the upright class images' moments lie beside the set now
     for step, (loss, instance, prior) in unbroken.losses.items():
         assert alone.losses[step] == pytest.approx((loss, instance, prior), rel=1e-5)
         assert loss == pytest.approx(instance + PARAMS.prior_loss_weight * prior, rel=1e-5)
