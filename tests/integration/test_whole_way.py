@@ -46,7 +46,8 @@ def test_the_job_passed_every_state_and_said_where_it_was(job: booth.Job) -> Non
     assert any("2 ranks on CPUs for 8 rows" in event.message for event in events)
     trained = [event.progress for event in events if event.progress and event.progress.loss is not None]
     assert trained
-    assert trained[-1].loss == pytest.approx(trained[-1].instance_loss + trained[-1].prior_loss, rel=1e-4)
+    last, weight = trained[-1], job.params.prior_loss_weight
+    assert last.loss == pytest.approx(last.instance_loss + weight * last.prior_loss, rel=1e-4)
     assert job.progress.step == job.progress.total_steps == STEPS
     assert job.params.seed == 4
 
