@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from booth.strip import fitted
+
 CELL_PX = 192
 GAP_PX = 8
 LABEL_PX = 230
@@ -39,10 +41,3 @@ def contact_sheet(rows: Sequence[Row], cell_px: int = CELL_PX) -> Image.Image:
             left = LABEL_PX + column * pitch + (cell_px - cell.width) // 2
             sheet.paste(cell, (left, top + (cell_px - cell.height) // 2))
     return sheet
-
-
-def fitted(picture: Image.Image, side_px: int) -> Image.Image:
-    """The whole picture, its longer side `side_px`."""
-    scale = side_px / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)

@@ -43,13 +43,13 @@ def strip(rows: Sequence[str], columns: Sequence[str], pictures: Sequence[Sequen
         left = LABEL_PX + column * pitch
         pen.text((left + cell_px // 2, HEADER_PX // 2), label, fill=INK, font=font, anchor="mm")
         for row, picture in enumerate(drawn):
-            cell = _fitted(picture, cell_px)
+            cell = fitted(picture, cell_px)
             top = HEADER_PX + row * pitch
             sheet.paste(cell, (left + (cell_px - cell.width) // 2, top + (cell_px - cell.height) // 2))
     return sheet
 
 
-def _fitted(picture: Image, side_px: int) -> Image:
+def fitted(picture: Image, side_px: int) -> Image:
     """The whole picture, its longer side `side_px`."""
     from PIL import Image
 

@@ -56,13 +56,14 @@ class TextConditionedDenoiser(nn.Module):
         """noisy_latents (R, C, h, w), timesteps (R,) and prompts -> model_pred (R, C, h, w) in the UNet's dtype.
 
         Latents and embeddings may have any float dtype. Prompts are token ids, or embeddings of `encode` where the
-        encoders are frozen. time_ids (R, 6) are rows of `add_time_ids`; families without them ignore them. Raises
-        ValueError unless exactly one of input_ids and embeds is given.
+        encoders are frozen. time_ids (R, 6) are SDXL's micro-conditions (`data.framing.Frame.time_ids`), not in bf16,
+        which cannot hold every size above 256; families without them ignore them. Raises ValueError unless exactly
+        one of input_ids and embeds is given.
         """
         if (input_ids is None) == (embeds is None):
             raise ValueError("give exactly one of input_ids and embeds")
         hidden, pooled = embeds if input_ids is None else self.encode(input_ids)  # type: ignore[misc]
-        dtype = next(self.unet.parameters()).dtype  # engines differ in whether they cast what goes in
+        dtype = next(self.unet.parameters()).dtype  # bf16 under ZeRO, fp32 on one rank
         pooled = None if pooled is None else pooled.to(dtype)
         return self._predict(noisy_latents.to(dtype), timesteps, hidden.to(dtype), pooled, time_ids)
 
@@ -123,16 +124,6 @@ def denoiser(components: Components, train_text_encoder: bool) -> TextConditione
     text_encoders = dict(zip(components.family.text_encoders, components.text_encoders, strict=True))
     kind = SDXLDenoiser if len(text_encoders) > 1 else TextConditionedDenoiser
     return kind(components.unet, text_encoders, train_text_encoder)
-
-
-def add_time_ids(
-    original_size: tuple[int, int], crops_coords_top_left: tuple[int, int], target_size: tuple[int, int]
-) -> Tensor:
-    """SDXL's micro-conditions (Podell et al. 2023, section 2.2) of one row, (6,) int64: each pair is height, width.
-
-    Whole numbers on purpose: bf16 cannot hold every size above 256.
-    """
-    return torch.tensor([*original_size, *crops_coords_top_left, *target_size])
 
 
 def _with_gradient(module: nn.Module) -> list[nn.Parameter]:

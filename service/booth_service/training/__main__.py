@@ -121,7 +121,7 @@ class FolderDesk:
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.arguments.resume is None:
             return 0
-        return checkpoint.read(engine, ema, str(self.arguments.resume), self._run_sha256(), _get)
+        return checkpoint.read(engine, ema, str(self.arguments.resume), checkpoint.identity(self.params), _get)
 
     def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:
         def put(name: str, body: bytes) -> str:
@@ -130,7 +130,7 @@ class FolderDesk:
             path.write_bytes(body)
             return str(path)
 
-        checkpoint.write(engine, ema, step, 0, self._run_sha256(), put)
+        checkpoint.write(engine, ema, step, 0, checkpoint.identity(self.params), put)
 
     def draw_samples(self, components: Components, device: torch.device, step: int) -> None:
         prompts = self.params.sample_prompts
@@ -147,9 +147,6 @@ class FolderDesk:
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(images if dist.get_rank() == 0 else []):
             image.save(folder / f"{number:02d}.png")
-
-    def _run_sha256(self) -> str:
-        return self.params.model_dump_json(exclude={"checkpoint_interval_steps", "sample_interval_steps"})
 
 
 def _get(path: str, _sha256: str | None) -> bytes:

@@ -63,6 +63,13 @@ class Batches:
         self.prompts = sorted({picture.prompt for picture in [*cache.photos, *cache.class_images]})
         self._numbers = {prompt: number for number, prompt in enumerate(self.prompts)}
         self._generator = torch.Generator()
+        self._photo_subjects = [photo.subject for photo in cache.photos]
+        self._class_subjects = [image.subject for image in cache.class_images]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a step over all ranks."""
+        return self.params.train_batch_size * (2 if self._class_subjects else 1)
 
     def all_rows(self, step: int) -> list[Row]:
         """The rows of a step over all ranks."""
@@ -70,8 +77,8 @@ class Batches:
             step,
             seed=self.params.seed,
             train_batch_size=self.params.train_batch_size,
-            photo_subjects=[photo.subject for photo in self.cache.photos],
-            class_subjects=[image.subject for image in self.cache.class_images],
+            photo_subjects=self._photo_subjects,
+            class_subjects=self._class_subjects,
             random_flip=self.params.random_flip,
             photo_shapes=self.cache.shapes,
         )

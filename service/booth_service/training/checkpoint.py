@@ -6,7 +6,9 @@ run depends on (noise, order, rates) follows from the step, which the manifest h
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 from safetensors.torch import load, save
 from torch import Tensor
 
+from booth.contract.jobs import Params
 from booth_service.errors import CheckpointMismatch
 from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, own_fragments, trained_shapes
 
@@ -41,8 +44,16 @@ class CheckpointManifest(BaseModel):
     fence: int
     run_sha256: str
     shapes: dict[str, list[int]]
-    has_ema: bool
     files: list[FileRecord]
+
+
+def identity(params: Params, **inputs: Any) -> str:
+    """The SHA-256 that a run's checkpoints carry: of what is trained and with which numbers, JSON values all.
+
+    How often a run is saved or drawn does not change it.
+    """
+    dumped = params.model_dump(mode="json", exclude={"checkpoint_interval_steps", "sample_interval_steps"})
+    return hashlib.sha256(json.dumps({"params": dumped, **inputs}, sort_keys=True).encode()).hexdigest()
 
 
 def write(engine: Engine, ema: Ema | None, step: int, fence: int, run_sha256: str, put: Put) -> str:
@@ -60,7 +71,6 @@ def write(engine: Engine, ema: Ema | None, step: int, fence: int, run_sha256: st
         fence=fence,
         run_sha256=run_sha256,
         shapes={name: list(shape) for name, shape in trained_shapes(engine).items()},
-        has_ema=ema is not None,
         files=[record for of_rank in records for record in of_rank],
     )
     keys = [put("manifest.json", manifest.model_dump_json().encode()) if rank == 0 else ""]
@@ -78,9 +88,7 @@ def read(engine: Engine, ema: Ema | None, manifest_key: str, run_sha256: str, ge
     _check(manifest, engine, run_sha256)
     engine.begin_restore(manifest.step)
     flats = _flats(engine, ema)
-    own: dict[str, list[Fragment]] = {}
-    for fragment in engine.fragments():
-        own.setdefault(fragment.name, []).append(fragment)
+    own = {fragment.name: fragment for fragment in engine.fragments()}
     found = dict.fromkeys(flats, 0)
     for record in manifest.files:
         for tensor_name, values in load(get(record.key, record.sha256)).items():
@@ -88,9 +96,9 @@ def read(engine: Engine, ema: Ema | None, manifest_key: str, run_sha256: str, ge
             name, start = rest.rsplit("/", 1)
             if kind == "fp32":
                 engine.put_weights(name, int(start), values)
-            if kind in flats:
-                found[kind] += sum(_copy(fragment, flats[kind], int(start), values) for fragment in own.get(name, []))
-    wanted = sum(fragment.length for fragments in own.values() for fragment in fragments)
+            if kind in flats and name in own:
+                found[kind] += _copy(own[name], flats[kind], int(start), values)
+    wanted = sum(fragment.length for fragment in own.values())
     if short := [kind for kind, elements in found.items() if elements != wanted]:
         raise CheckpointMismatch(f"checkpoint {manifest_key} does not hold all of {', '.join(short)}")
     return manifest.step

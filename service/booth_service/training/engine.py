@@ -1,6 +1,6 @@
 """What the loop needs of an optimizer engine, whoever shards it: DeepSpeed from two ranks on, a plain one for one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def fragments(self) -> list[Fragment]:
-        """What of every trained parameter lies in this rank's flats."""
+        """What of the trained parameters lies in this rank's flats: of each one piece, or nothing."""
         ...
 
     def begin_restore(self, step: int) -> None:
@@ -74,6 +74,34 @@ class Engine(Protocol):
     def put_weights(self, name: str, start: int, values: Tensor) -> None:
         """Set elements from `start` on of a parameter's compute copy, where that is not the master itself."""
         ...
+
+
+def whole_fragments(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[Fragment]:
+    """Of every parameter all, flat number k the k-th: where nothing is sharded."""
+    return [Fragment(name, 0, parameter.numel(), flat, 0) for flat, (name, parameter) in enumerate(parameters)]
+
+
+def adam_flats(optimizer: Any, masters: Iterable[Tensor], kind: str) -> list[Tensor]:
+    """The masters of an AdamW, or one of its MOMENTS of them, as live 1-D tensors."""
+    if kind == "fp32":
+        return [master.data.view(-1) for master in masters]
+    return [optimizer.state[master][kind].view(-1) for master in masters]
+
+
+def begin_adam(optimizer: Any, masters: Iterable[Tensor], step: int) -> None:
+    """Make the state that torch's AdamW makes at its first step, so that there is something to copy into."""
+    for master in masters:
+        optimizer.state[master] = {
+            "step": torch.tensor(float(step), device=master.device),
+            "exp_avg": torch.zeros_like(master),
+            "exp_avg_sq": torch.zeros_like(master),
+        }
+
+
+def set_learning_rates(optimizer: Any, learning_rates: Sequence[float]) -> None:
+    """Give each parameter group its rate for the next step."""
+    for group, rate in zip(optimizer.param_groups, learning_rates, strict=True):
+        group["lr"] = rate
 
 
 def trained_shapes(engine: Engine) -> dict[str, torch.Size]:
@@ -96,13 +124,11 @@ def gather(engine: Engine, flats: list[Tensor], dtype: torch.dtype) -> Iterator[
 
     All ranks must exhaust it; the values are whole on rank 0 alone. One parameter at a time is on the device.
     """
-    own: dict[str, list[Fragment]] = {}
-    for fragment in own_fragments(engine):
-        own.setdefault(fragment.name, []).append(fragment)
+    own = {fragment.name: fragment for fragment in own_fragments(engine)}
     device = next(engine.module.parameters()).device
     for name, shape in trained_shapes(engine).items():
         whole = torch.zeros(shape.numel(), dtype=torch.float32, device=device)
-        for fragment in own.get(name, []):
+        if fragment := own.get(name):
             piece = flats[fragment.flat].narrow(0, fragment.offset, fragment.length)
             whole.narrow(0, fragment.start, fragment.length).copy_(piece)
         if dist.get_world_size() > 1:

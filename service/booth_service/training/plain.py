@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from booth_service.errors import MissingExtra
-from booth_service.training.engine import Fragment, StepResult
+from booth_service.training.engine import (
+    Fragment,
+    StepResult,
+    adam_flats,
+    begin_adam,
+    set_learning_rates,
+    whole_fragments,
+)
 
 
 class PlainEngine:
@@ -49,8 +56,7 @@ class PlainEngine:
 
     @torch.no_grad()
     def step(self, learning_rates: Sequence[float]) -> StepResult:
-        for group, rate in zip(self._optimizer.param_groups, learning_rates, strict=True):
-            group["lr"] = rate
+        set_learning_rates(self._optimizer, learning_rates)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         applied = torch.isfinite(norm).float()
@@ -66,20 +72,13 @@ class PlainEngine:
         return StepResult(norm, applied)
 
     def flats(self, kind: str) -> list[Tensor]:
-        if kind == "fp32":
-            return [parameter.data.view(-1) for parameter in self._parameters]
-        return [self._optimizer.state[parameter][kind].view(-1) for parameter in self._parameters]
+        return adam_flats(self._optimizer, self._parameters, kind)
 
     def fragments(self) -> list[Fragment]:
-        return [Fragment(name, 0, parameter.numel(), i, 0) for i, (name, parameter) in enumerate(self._named)]
+        return whole_fragments(self._named)
 
     def begin_restore(self, step: int) -> None:
-        for parameter in self._parameters:
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(step), device=self._device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        begin_adam(self._optimizer, self._parameters, step)
 
     def parts_callable(self) -> AbstractContextManager[None]:
         return nullcontext()

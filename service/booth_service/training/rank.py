@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -118,13 +117,12 @@ def class_pictures(c: WorkerConfig) -> list[Picture]:
 
 def run_sha256(brief: Brief, class_sets: list[ClassSet]) -> str:
     """The identity of a run: equal for attempts that a checkpoint may go between, and for no others."""
-    parts = {
-        "params": brief.params.model_dump(mode="json", exclude={"checkpoint_interval_steps", "sample_interval_steps"}),
-        "base": content_sha256(brief.base_files),
-        "photos": [photo.model_dump(mode="json") for photo in brief.photos],
-        "class_images": [class_set.keys for class_set in class_sets],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return checkpoint.identity(
+        brief.params,
+        base=content_sha256(brief.base_files),
+        photos=[photo.model_dump(mode="json") for photo in brief.photos],
+        class_images=[class_set.keys for class_set in class_sets],
+    )
 
 
 class AttemptDesk:
@@ -147,28 +145,20 @@ class AttemptDesk:
     def known_moments(self) -> dict[CacheKey, Tensor]:
         """Moments of class images that an earlier job stored."""
         known: dict[CacheKey, Tensor] = {}
-        square = (self.c.brief.params.resolution,) * 2
-        first = 0
-        for class_set in self.c.class_sets:
+        for moments_key, wanted in self._class_moments():
             try:
-                moments = load(self.c.store.get(class_set.moments_key))["moments"]
+                moments = load(self.c.store.get(moments_key))["moments"]
             except ObjectMissing:
-                moments = torch.empty(0)
-            else:
-                self._known.add(class_set.moments_key)
-            known |= {(True, first + i, False, square): tensor for i, tensor in enumerate(moments)}
-            first += len(class_set.keys)
+                continue
+            self._known.add(moments_key)
+            known |= dict(zip(wanted, moments, strict=True))
         return known
 
     def encoded(self, cache: Cache) -> None:
-        square = (self.c.brief.params.resolution,) * 2
-        first = 0
-        for class_set in self.c.class_sets:
-            wanted = [(True, first + i, False, square) for i in range(len(class_set.keys))]
-            first += len(class_set.keys)
-            if self.pulse and class_set.moments_key not in self._known and all(key in cache.moments for key in wanted):
+        for moments_key, wanted in self._class_moments() if self.pulse else []:
+            if moments_key not in self._known and all(key in cache.moments for key in wanted):
                 body = save({"moments": torch.stack([cache.moments[key] for key in wanted])})
-                self.c.store.put_once(class_set.moments_key, body, "application/octet-stream")
+                self.c.store.put_once(moments_key, body, "application/octet-stream")
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         key = self.c.brief.resume_key
@@ -214,6 +204,14 @@ class AttemptDesk:
             seeds = [brief.params.seed + k for k in order]
             strip = SampleStrip(step=step, files=[files[k] for k in order], seeds=seeds)
             self.pulse.say(self.progress, samples=strip)
+
+    def _class_moments(self) -> Iterator[tuple[str, list[CacheKey]]]:
+        """Where each set's moments are kept, and which of the cache they are: upright and square, in order."""
+        square = (self.c.brief.params.resolution,) * 2
+        first = 0
+        for class_set in self.c.class_sets:
+            numbers = range(first, first := first + len(class_set.keys))
+            yield class_set.moments_key, [(True, number, False, square) for number in numbers]
 
     def _store_sample(self, step: int, number: int, image: Image.Image) -> StoredFile:
         brief = self.c.brief

@@ -1,6 +1,7 @@
 """What all ranks learn of a step: sums over ranks in one small tensor, read one step late."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -54,17 +55,20 @@ class Figures:
 
 @dataclass
 class Report:
-    """Reads figures and says what they mean. `began_s` is when the step numbered `first_step` began."""
+    """Reads figures and says what they mean. `began_s` is when the step numbered `first_step` began.
+
+    `rows_of` gives all rows of a step, to name those that went wrong.
+    """
 
     params: Params
     ranks: int
-    with_prior: bool
+    rows_of: Callable[[int], list[Row]]
     flops_per_step: int = 0
     matrix_rate: float = 0.0
     first_step: int = 0
     began_s: float = field(default_factory=time.monotonic)
 
-    def read(self, step: int, rows: list[Row], figures: Figures, rates: tuple[float, float]) -> Progress:
+    def read(self, step: int, figures: Figures, rates: tuple[float, float]) -> Progress:
         """The progress after step `step` (counted from 0).
 
         Raises, on all ranks alike, AttemptEnded where the owner wants it, NotFinite where the step was not applied.
@@ -73,9 +77,9 @@ class Report:
         if sums[STOP] > 0:
             raise AttemptEnded("the owner asked the job to stop")
         grad_norm, applied = float(figures.result.grad_norm), float(figures.result.applied)
-        bad = [row for row in rows if sums[HEAD + self.ranks + row.number] > 0]
-        if bad or not applied:
-            raise NotFinite(_not_finite(step, bad))
+        is_bad = [flag > 0 for flag in sums[HEAD + self.ranks :]]
+        if any(is_bad) or not applied:
+            raise NotFinite(_not_finite(step, [row for row in self.rows_of(step) if is_bad[row.number]]))
         done, batch = step + 1, self.params.train_batch_size
         pace = (done - self.first_step) / max(1e-9, time.monotonic() - self.began_s)
         rate = self.matrix_rate * self.ranks
@@ -85,8 +89,8 @@ class Report:
             total_steps=self.params.steps,
             loss=sums[LOSS],
             instance_loss=sums[INSTANCE] / batch,
-            prior_loss=sums[PRIOR] / batch if self.with_prior else None,
-            images_per_second=pace * len(rows),
+            prior_loss=sums[PRIOR] / batch if self.params.num_class_images else None,
+            images_per_second=pace * len(is_bad),
             eta_s=(self.params.steps - done) / pace,
             grad_norm=grad_norm,
             learning_rate=rates[0],

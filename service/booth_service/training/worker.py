@@ -71,7 +71,6 @@ class Trained:
     """The end of a run: the engine, and the average of its weights where one was asked for."""
 
     engine: Engine
-    denoiser: denoisers.TextConditionedDenoiser
     ema: Ema | None
 
 
@@ -117,7 +116,7 @@ def train(task: Task, desk: Desk) -> Trained:
     step = first_step = desk.resume(engine, ema)
     starting = Progress(phase=TRAINING_PHASE, step=step, total_steps=params.steps)
     desk.say(starting, note=f"training: {plan.why}" + (f", from step {step}" if step else ""))
-    report = Report(params, ranks, bool(task.class_images), first_step=step)
+    report = Report(params, ranks, batches.all_rows, first_step=step)
     report.matrix_rate = speed.matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
     unread = None
     has_fp32_moments = params.optimizer == "adamw"  # others cannot be checkpointed in fragments: such a run starts anew
@@ -136,8 +135,7 @@ def train(task: Task, desk: Desk) -> Trained:
                 desk.draw_samples(components, device, step)
 
         # ---- one step; the host waits for nothing in it
-        rows = batches.all_rows(step)
-        tally = Tally(device, rank, ranks, len(rows))
+        tally = Tally(device, rank, ranks, batches.num_rows)
         rates = learning_rates(params, step)
         for batch in micro_batches:
             counting = speed.FlopCount() if step == first_step else nullcontext()
@@ -154,7 +152,7 @@ def train(task: Task, desk: Desk) -> Trained:
         # ---- the step before has ended by now: look at it
         if unread:
             desk.say(report.read(*unread))
-        unread = (step, rows, figures, rates)
+        unread = (step, figures, rates)
         step += 1
 
     if unread:
@@ -162,7 +160,7 @@ def train(task: Task, desk: Desk) -> Trained:
     if params.sample_interval_steps:
         with engine.parts_callable():
             desk.draw_samples(components, device, step)
-    return Trained(engine, denoiser, ema)
+    return Trained(engine, ema)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The seam to DeepSpeed ZeRO: one engine around the denoiser, sharded optimizer states, clipping that clips.
 
-Fragments rest on DeepSpeed's private names (pinned to 0.19.8); tests/service/training/test_zero.py fails loudly when
-they change.
+Fragments rest on DeepSpeed's private names (pinned to 0.19.8); tests/service/training/test_resume.py fails loudly
+when they change.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from booth_service.training.engine import Fragment, StepResult
+from booth_service.training.engine import (
+    Fragment,
+    StepResult,
+    adam_flats,
+    begin_adam,
+    set_learning_rates,
+    whole_fragments,
+)
 
 
 class ZeroEngine:
@@ -40,9 +47,9 @@ class ZeroEngine:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         self._stage, self._ranks, self._rank = zero_stage, dist.get_world_size(), dist.get_rank()
         self._accumulation, self._micro_steps = gradient_accumulation_steps, 0
-        self._dtype = torch.bfloat16 if bf16 else torch.float32
         exact = {name: p.detach().float().cpu() for name, p in module.named_parameters() if p.requires_grad and bf16}
-        module.to(self._dtype)  # on the host: a small device would not hold the fp32 weights that it never needs
+        # On the host: a small device would not hold the fp32 weights that it never needs.
+        module.to(torch.bfloat16 if bf16 else torch.float32)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
         self._engine, *_ = deepspeed.initialize(
             model=module,
@@ -66,8 +73,7 @@ class ZeroEngine:
         self._set_masters(exact)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
-        cast = [value.to(self._dtype) if torch.is_floating_point(value) else value for value in arguments]
-        prediction: Tensor = self._engine(*cast, **keywords)
+        prediction: Tensor = self._engine(*arguments, **keywords)
         return prediction
 
     def backward(self, loss: Tensor) -> None:
@@ -78,33 +84,24 @@ class ZeroEngine:
             self._engine.step()
 
     def step(self, learning_rates: Sequence[float]) -> StepResult:
-        for group, rate in zip(self._engine.optimizer.param_groups, learning_rates, strict=True):
-            group["lr"] = rate
+        set_learning_rates(self._optimizer, learning_rates)
         self._engine.step()
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
         norm = float("nan") if skipped else self._engine.get_global_grad_norm()
         return StepResult(torch.as_tensor(norm if norm is not None else 0.0).float(), torch.tensor(float(not skipped)))
 
     def flats(self, kind: str) -> list[Tensor]:
-        masters = self._masters()
-        if kind == "fp32":
-            return [master.data.view(-1) for master in masters]
-        return [self._optimizer.state[master][kind].view(-1) for master in masters]
+        return adam_flats(self._optimizer, self._masters(), kind)
 
     def fragments(self) -> list[Fragment]:
         if self._stage == 0:
-            return [Fragment(n, 0, p.numel(), i, 0) for i, (n, p) in enumerate(self._parameters.items())]
+            return whole_fragments(self._parameters.items())
         find = self._stage_3_fragment if self._stage == 3 else self._stage_1_or_2_fragment
         found = [find(name, parameter) for name, parameter in self._parameters.items()]
         return [fragment for fragment in found if fragment is not None]
 
     def begin_restore(self, step: int) -> None:
-        for master in self._masters():
-            self._optimizer.state[master] = {
-                "step": torch.tensor(float(step), device=master.device),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
+        begin_adam(self._optimizer, self._masters(), step)
         self._engine.global_steps = step
 
     def put_weights(self, name: str, start: int, values: Tensor) -> None:

@@ -9,8 +9,9 @@ from tiny_base import write_tiny_base
 from tiny_sdxl_base import POOLED_WIDTH, WIDTHS, write_tiny_sdxl_base
 from torch import Tensor
 
+from booth_service.data.framing import Frame
 from booth_service.diffusion.components import Components, load_components
-from booth_service.diffusion.denoiser import SDXLDenoiser, TextConditionedDenoiser, add_time_ids, denoiser
+from booth_service.diffusion.denoiser import SDXLDenoiser, TextConditionedDenoiser, denoiser
 from booth_service.diffusion.prompts import input_ids
 
 PROMPTS = ["a photo of sks teapot", "a dog and " * 30]  # the second one is longer than the encoders read
@@ -36,10 +37,14 @@ def sdxl(tmp_path: Path) -> Components:
     return load_components(write_tiny_sdxl_base(tmp_path / "base"))
 
 
+def time_ids(original: tuple[int, int], corner: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    return torch.tensor(Frame(original, target, *corner, target).time_ids)
+
+
 def inputs(components: Components) -> tuple[Tensor, Tensor, Tensor]:
     """Latents (2, C, 16, 16), timesteps and time ids of two unlike rows."""
     latents = torch.randn(2, components.unet.config.in_channels, 16, 16, generator=torch.Generator().manual_seed(1))
-    sizes = [add_time_ids((48, 40), (3, 5), (32, 32)), add_time_ids((32, 32), (0, 0), (32, 32))]
+    sizes = [time_ids((48, 40), (3, 5), (32, 32)), time_ids((32, 32), (0, 0), (32, 32))]
     return latents, torch.tensor([3, 700]), torch.stack(sizes)
 
 
@@ -74,7 +79,7 @@ def test_time_ids_are_the_pipelines(sdxl: Components) -> None:
     theirs = sdxl.pipeline._get_add_time_ids(
         (480, 513), (3, 5), (1024, 769), dtype=torch.float32, text_encoder_projection_dim=POOLED_WIDTH
     )
-    assert torch.equal(add_time_ids((480, 513), (3, 5), (1024, 769))[None].float(), theirs)
+    assert torch.equal(time_ids((480, 513), (3, 5), (1024, 769))[None].float(), theirs)
 
 
 def test_sdxl_predicts_what_the_unet_does_with_the_pipelines_conditions(sdxl: Components) -> None:
