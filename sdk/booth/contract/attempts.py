@@ -10,12 +10,18 @@ from booth.contract.states import Desired, FailureReason, JobState
 
 
 class StoredFile(Record):
-    """A file in the object store. `path` is its place in a diffusers folder, `key` its object key."""
+    """A file in the object store. `path` is its place in a diffusers folder, `key` its object key.
+
+    `sha256` is of the whole content; or, where `part_sha256` is there, of its parts' digests (`contract.digests`), each
+    part of `part_bytes` but the last.
+    """
 
     path: str
     key: str
     bytes: int
     sha256: str
+    part_bytes: int = 0
+    part_sha256: list[str] = []
 
 
 class InstancePhoto(StoredFile):

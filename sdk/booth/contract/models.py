@@ -35,12 +35,14 @@ class ModelPage(Record):
 
 
 class ModelFile(Record):
-    """One file of the diffusers folder, with a link that works for a few minutes."""
+    """One file of the diffusers folder, with a link that works for a few minutes; its digests are as in StoredFile."""
 
     path: str
     bytes: int
     sha256: str
     url: str
+    part_bytes: int = 0
+    part_sha256: list[str] = []
 
 
 class ModelFiles(Record):
