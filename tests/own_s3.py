@@ -31,7 +31,7 @@ class S3Server:
 
 @contextmanager
 def own_s3(folder: Path) -> Iterator[S3Server]:
-    """The server, with its data in `folder` and its credentials in AWS_* as boto3 expects them, while the block runs."""
+    """The server, with its data in `folder` and its credentials in AWS_* as boto3 expects, while the block runs."""
     chosen = seaweedfs.choose_ports({})
     credentials = seaweedfs.Credentials("boothtests", secrets.token_hex(16))
     server = Part(seaweedfs.spec(folder, chosen, credentials, folder / "weed.log"))
