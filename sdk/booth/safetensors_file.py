@@ -18,7 +18,16 @@ from typing import BinaryIO
 
 from booth.errors import FormatError
 
-ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+ITEM_BYTES = {
+    name: bits // 8
+    for bits, names in {
+        8: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"),
+        16: ("U16", "I16", "F16", "BF16"),
+        32: ("U32", "I32", "F32"),
+        64: ("U64", "I64", "F64"),
+    }.items()
+    for name in names
+}
 MAX_HEADER_BYTES = 100_000_000  # what the format's own library takes
 PIECE_BYTES = 4 << 20
 

@@ -69,7 +69,7 @@ def is_loadable(component: str, name: str, shape: torch.Size) -> bool:
     """True for a linear or convolutional layer that `load_lora_weights` puts a LoRA on."""
     if component.startswith("text_encoder"):
         return _TEXT_LAYER.search(name) is not None
-    return len(shape) in (2, 4) and name.endswith(".weight")
+    return component == "unet" and len(shape) in (2, 4) and name.endswith(".weight")
 
 
 def lora_name(component: str, name: str, factor: str) -> str:
@@ -81,9 +81,10 @@ def lora_name(component: str, name: str, factor: str) -> str:
 
 
 def extract(base_folder: Path, tuned_folder: Path, out: Path, rank: int) -> dict[str, Energy]:
-    """The LoRA lies in `out`; returns the energy by component. Raises BadWeights where the folders do not fit.
+    """The LoRA lies in `out`; returns the energy of each component that differs.
 
-    Every component folder of `tuned_folder` that holds safetensors files must be in `base_folder` too.
+    Every component folder of `tuned_folder` that holds weights must be in `base_folder` too. Raises BadWeights where
+    the folders do not fit, or where nothing differs that a LoRA can hold.
     """
     torch.manual_seed(0)  # of the randomised decomposition: equal folders make equal files
     tensors: dict[str, Tensor] = {}
@@ -98,7 +99,8 @@ def extract(base_folder: Path, tuned_folder: Path, out: Path, rank: int) -> dict
                 kept += squared
                 tensors[lora_name(component, change.name, "lora_A")] = down
                 tensors[lora_name(component, change.name, "lora_B")] = up
-        energy[component] = Energy(kept=kept, total=total)
+        if total:
+            energy[component] = Energy(kept=kept, total=total)
     if not tensors:
         raise BadWeights("no layer that a LoRA can be put on differs from the base model's")
     save_file(tensors, out, metadata={"format": "pt"})
