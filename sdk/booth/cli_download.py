@@ -39,7 +39,7 @@ def download(
     if isinstance(found, Lora):
         for line in _kept_lines(found):
             out.say(line)
-    typer.echo(str(path))
+    typer.echo(path)
 
 
 def _document(found: Path | Lora) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _layer(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _squared_norm(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
+    return float(tensor.square().sum(dtype=torch.float64))
 
 
 def _shapes(path: Path) -> Iterator[tuple[str, torch.Size]]:

@@ -1,6 +1,7 @@
 """LoRAs of models whose change is known, loaded by diffusers and peft."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +170,15 @@ def test_a_damaged_file_is_an_answer_and_no_traceback(tmp_path: Path, capsys: py
     next((base / "unet").glob("*.safetensors")).write_bytes(b"PK\3\4")
     assert lora.main([str(base), str(base), str(tmp_path / "lora.safetensors")]) == lora.FAILED
     assert "could not be extracted" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_no_room_is_an_answer_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_tiny_base(tmp_path / "sd1")
+    folder = tuned(base, tmp_path / "tuned", matrices_moved)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # as on a full disk, the kernel refuses the rest
+    try:
+        assert lora.main([str(base), str(folder), str(tmp_path / "lora.safetensors")]) == lora.FAILED
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in json.loads(capsys.readouterr().out)["error"]
