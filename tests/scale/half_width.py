@@ -1,4 +1,4 @@
-"""A base model of half of Stable Diffusion 1.5's widths goes the whole way as a job: 2 ranks at ZeRO stage 2, 128 px."""
+"""A base model of half of SD 1.5's widths goes the whole way as a job: 2 ranks at ZeRO stage 2, 128 px."""
 
 import os
 from pathlib import Path
