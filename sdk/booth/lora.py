@@ -20,7 +20,7 @@ from booth.contract.models import ModelFile
 from booth.errors import FormatError, ValidationError
 
 EXTRA = 'pip install "booth[lora]"'
-_MODULES = ("torch", "safetensors")
+_MODULES = ("torch", "safetensors", "numpy")
 _EXTRACTION = "booth_service.publish.lora"
 
 
