@@ -35,6 +35,8 @@ class Lora(os.PathLike[str]):
     def __fspath__(self) -> str:
         return str(self.path)
 
+    __str__ = __fspath__  # diffusers makes a string of what it is given
+
     @property
     def kept(self) -> float:
         """The part of the change's energy that is in the file, 0 to 1: the change's squared norm, all parameters."""
