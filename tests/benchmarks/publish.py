@@ -7,6 +7,7 @@ parallel PUTs, without digests. Figures are wall time, for the store's time coun
 """
 
 import math
+import mmap
 import os
 import shutil
 import socket
@@ -203,7 +204,7 @@ def _map_weights(module: nn.Module, path: Path) -> None:
         state[name] = flat[at : at + parameter.numel()].view(parameter.shape)
         at += parameter.numel()
     module.load_state_dict(state, strict=False, assign=True)
-    flat.view(torch.int16).sum()  # all of it is in memory when the clock starts
+    flat.view(torch.uint8).numpy()[:: mmap.PAGESIZE].max()  # all of it is in memory when the clock starts
 
 
 def publish(made: dict[str, nn.Module], store: ObjectStore, folder: Path) -> None:
