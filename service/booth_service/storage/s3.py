@@ -1,7 +1,7 @@
 """The one object-store client: boto3 against AWS S3 or any server that speaks its protocol."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,6 +83,20 @@ class ObjectStore:
             asked = f"bytes={start}-{start + length - 1}"
             return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"].read())
 
+    def read_into(self, key: str, start: int, view: memoryview, saw: Callable[[memoryview], object]) -> None:
+        """The object's bytes from `start` on fill the view; `saw` gets them piece by piece, while they are warm."""
+        with _mapped(key):
+            asked = f"bytes={start}-{start + len(view) - 1}"
+            body = self.client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"]
+            filled = 0
+            while filled < len(view):
+                piece = body.read(min(_PIECE_BYTES, len(view) - filled))
+                if not piece:
+                    raise StorageError(f"{key} ends at byte {start + filled}, {len(view) - filled} bytes too early")
+                view[filled : filled + len(piece)] = piece
+                saw(view[filled : filled + len(piece)])
+                filled += len(piece)
+
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None where it does not exist."""
         try:
@@ -134,6 +148,7 @@ class ObjectStore:
         return str(self.client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=expires_s))
 
 
+_PIECE_BYTES = 2**20
 _TRANSFER = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=64 * 2**20, max_concurrency=8)
 
 
