@@ -1,22 +1,18 @@
 """Stored files into memory that is there already: parallel ranged reads, every byte hashed as it arrives."""
 
 import hashlib
-import random
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from booth.contract.attempts import StoredFile
 from booth.contract.digests import part_ranges, sha256_of_parts
-from booth_service.errors import ObjectMissing, StorageError
+from booth_service.errors import StorageError
 from booth_service.storage.s3 import ObjectStore
 
 THREADS = 8
 RANGE_BYTES = 32 * 2**20  # of a file that has no parts of its own
-TRIES = 6
-FIRST_PAUSE_S = 0.1
 
 
 def fetch(store: ObjectStore, wanted: Sequence[tuple[StoredFile, memoryview]]) -> None:
@@ -85,20 +81,10 @@ class Piece:
     in_order: InOrder
 
     def read(self, store: ObjectStore) -> None:
-        """The bytes are in the view; what breaks off or arrives damaged is read again, a few times."""
-        for attempt in range(TRIES):
-            digest = hashlib.sha256()
-            saw: Callable[[memoryview], object] = digest.update if self.sha256 else _nothing
-            try:
-                store.read_into(self.file.key, self.start, self.view, saw)
-            except ObjectMissing:
-                raise
-            except StorageError:
-                if attempt + 1 == TRIES:
-                    raise
-                time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1))
-                continue
-            if self.sha256 is None or digest.hexdigest() == self.sha256:
+        """The bytes are in the view; what arrives damaged is read again, once."""
+        for _ in range(2):
+            store.get_range_into(self.file.key, self.start, self.view)
+            if self.sha256 is None or hashlib.sha256(self.view).hexdigest() == self.sha256:
                 self.in_order.arrived(self.start, len(self.view))
                 return
         raise StorageError(
@@ -121,7 +107,3 @@ def _pieces(file: StoredFile, view: memoryview) -> list[Piece]:
         Piece(file, number, start, view[start : start + length], sha256, in_order)
         for number, ((start, length), sha256) in enumerate(zip(ranges, digests, strict=True))
     ]
-
-
-def _nothing(_data: memoryview) -> None:
-    pass
