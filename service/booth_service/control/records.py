@@ -87,7 +87,10 @@ class ApiKey(Table):
 
 
 class BaseModel(Table):
-    """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null)."""
+    """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null).
+
+    `source` is where the files came from; of a hub, `revision` is the commit.
+    """
 
     __tablename__ = "base_models"
     __table_args__ = (
@@ -106,6 +109,8 @@ class BaseModel(Table):
     is_default: Mapped[bool]
     recipe: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
+    source: Mapped[str]
+    revision: Mapped[str | None]
     created_at: Mapped[datetime]
     replaced_at: Mapped[datetime | None]
 
@@ -214,7 +219,7 @@ class Sample(Table):
 
 
 class Model(Table):
-    """A published model. Deleted: hidden at once; `purged_at` says that its objects are gone too."""
+    """A published model. Deleted: hidden at once; the row stays until its objects are gone."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("job_id"), Index("ix_models_tenant_id_id", "tenant_id", "id"))
@@ -230,4 +235,3 @@ class Model(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None] = mapped_column(index=True)
-    purged_at: Mapped[datetime | None]
