@@ -84,11 +84,12 @@ def store_record(place: Place, block: ClassBlock, *, replace: bool) -> ClassBloc
     """
     key = keys.class_block(place.prefix, block.first)
     body = block.model_dump_json().encode()
-    if replace:
+    if not replace and place.store.put_once(key, body):
+        return block
+    standing = None if replace else _read(place.store, key, ClassBlock)
+    if standing is None:
         place.store.put(key, body, "application/json")
-    elif not place.store.put_once(key, body):
-        return ClassBlock.model_validate_json(place.store.get(key))
-    return block
+    return standing or block
 
 
 def store_manifest(place: Place, manifest: ClassManifest) -> None:

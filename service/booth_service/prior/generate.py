@@ -1,13 +1,15 @@
 """Blocks of a set by a Ray Data actor pool over every free device; each actor stores what it makes."""
 
+import pickle
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import ray
 import ray.data
 from ray.exceptions import RayError
 
-from booth_service.errors import ServiceError, WorkerDied
+from booth_service.errors import OutOfMemory, ServiceError, WorkerDied
 from booth_service.prior.block_maker import BlockMaker, BlockTask, SetWork
 from booth_service.prior.class_set import ClassBlock, ClassSetSpec
 
@@ -33,9 +35,12 @@ def by_actor_pool(work: SetWork, tasks: Sequence[BlockTask]) -> Iterator[ClassBl
     )
     try:
         for row in made.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
             yield ClassBlock.model_validate_json(row["record"])
     except RayError as error:
-        raise cause(error) from error
+        kind = OutOfMemory if "OutOfMemory" in str(error) else WorkerDied
+        raise kind(f"making class images failed: {error}") from error
 
 
 def resources(work: SetWork) -> dict[str, float]:
@@ -54,26 +59,25 @@ def most_actors(work: SetWork) -> int:
     return int(cluster.get("GPU", 0)) if work.use_gpu else int(cluster.get("CPU", 1)) // threads(work)
 
 
-def cause(error: BaseException) -> ServiceError:
-    """The service's own error that an actor raised, out of Ray's wrappers; WorkerDied for anything else."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, ServiceError):
-            return inner
-        wrapped = getattr(inner, "cause", None)
-        inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
-    return WorkerDied(f"making class images failed: {error}")
-
-
 class BlockActor:
-    """A `BlockMaker` as Ray Data calls it; only the blocks' records travel through Ray."""
+    """A `BlockMaker` as Ray Data calls it: only the blocks' records travel through Ray, or why there is none.
+
+    The service's errors travel as values: of what an actor raises Ray Data brings home the text alone.
+    """
 
     def __init__(self, work: SetWork) -> None:
-        self.maker = BlockMaker(work)
+        self.work = work
+
+    @cached_property
+    def maker(self) -> BlockMaker:
+        """Made at the first block, so that what goes wrong in it is told like the rest."""
+        return BlockMaker(self.work)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        tasks = [
-            BlockTask(int(first), bool(replace))
-            for first, replace in zip(batch["first"], batch["replace"], strict=True)
-        ]
-        return {"record": [self.maker.make(task).model_dump_json() for task in tasks]}
+        (first,), (replace,) = batch["first"], batch["replace"]
+        record, error = "", b""
+        try:
+            record = self.maker.make(BlockTask(int(first), bool(replace))).model_dump_json()
+        except ServiceError as refused:
+            error = pickle.dumps(refused)
+        return {"record": [record], "error": [error]}
