@@ -24,7 +24,7 @@ from booth_service.diffusion.components import Components, load_components
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache, CacheKey
+from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, train
@@ -126,9 +126,6 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return self.case.stop_at is not None and len(self.progress) >= self.case.stop_at
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.case.resume is None:

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     """And with its so many lost clusters: a restart of the stack, clean or not, is one."""
     max_running_jobs: int = 1
     """Jobs on the cluster at a time; the others wait in order, and say so (inside Ray a second gang waits silently)."""
+    share_class_images: bool = False
+    """Class images that a base model drew are shared by all tenants (they hold no one's photos), not by each one's jobs
+    alone. A user's own class images never are."""
     reconcile_interval_s: float = 1.0
     upload_link_s: int = 900
     download_link_s: int = 900

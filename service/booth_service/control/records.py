@@ -1,7 +1,7 @@
 """The tables. SQL is the only truth: what is not here did not happen.
 
 tenants 1-n api_keys, uploads, idempotency, jobs, models
-jobs    1-n attempts, events, samples; 1-1 models
+jobs    1-n attempts, events, samples, class_set_leases; 1-1 models
 base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
 """
 
@@ -11,7 +11,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -152,6 +164,7 @@ class Job(Table):
     params: Mapped[dict[str, Any]]
     warnings: Mapped[list[Any]]
     photos: Mapped[list[Any]]
+    class_photos: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     state: Mapped[JobState] = mapped_column(_words(JobState), index=True)
     status_detail: Mapped[str]
     desired: Mapped[Desired] = mapped_column(_words(Desired), default=Desired.RUN)
@@ -216,6 +229,18 @@ class Sample(Table):
     attempt: Mapped[int]
     files: Mapped[list[Any]]
     seeds: Mapped[list[Any]]
+
+
+class ClassSetLease(Table):
+    """Who makes a class-image set, by its tenant (or "shared") and address. Void once the attempt is over."""
+
+    __tablename__ = "class_set_leases"
+    __table_args__ = (ForeignKeyConstraint(["job_id", "attempt"], ["attempts.job_id", "attempts.n"]),)
+
+    class_set: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+    attempt: Mapped[int]
+    claimed_at: Mapped[datetime]
 
 
 class Model(Table):

@@ -25,7 +25,6 @@ from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache
 from booth_service.training.engine import Ema, Engine
 from booth_service.training.rank import whole_weights
 from booth_service.training.samples import draw_samples
@@ -114,9 +113,6 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return False
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.arguments.resume is None:
