@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 from functools import cache
+from pathlib import Path
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +51,10 @@ class Settings(BaseSettings):
     """Host memory for models in a serving replica."""
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
+    base_cache_bytes: int = 64 * 2**30
+    """Disk that base models may take on a node; those in use stay in any case."""
+    base_model_allow_list: Path | None = None
+    """A YAML or JSON file of what may be added as a base model (control/allow_list.py); None means anything."""
 
 
 @cache

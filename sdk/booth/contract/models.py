@@ -83,12 +83,18 @@ class GenerateAnswer(Record):
 
 
 class BaseModelRecord(Record):
-    """A base model that jobs can start from, with the default dials of its recipe."""
+    """A base model that jobs can start from, with the default dials of its recipe.
+
+    `source` is a hub id, with the commit as `revision`; it is empty where the files came from elsewhere.
+    """
 
     name: str
     family: str
     is_default: bool
     recipe: "Recipe"
+    bytes: int = 0
+    source: str = ""
+    revision: str | None = None
 
 
 class BaseModelPage(Record):

@@ -64,7 +64,7 @@ class Engine:
         ]
 
     def forget(self, manifest_sha256: str) -> None:
-        """No copy of this model is left, in the cache or in a live pipeline. Waits for pictures that are being drawn."""
+        """No copy of the model is left, in cache or live pipeline. Waits for the pictures that are being drawn."""
         self.cache.forget(manifest_sha256)
         with self._device_lock:
             for base_folder, skeleton in self._skeletons.items():

@@ -81,7 +81,7 @@ def published_weights(store: ObjectStore, manifest_key: str, manifest_sha256: st
     """
     manifest = Manifest.model_validate_json(store.get(manifest_key, manifest_sha256))
     memory = [torch.empty(file.bytes, dtype=torch.uint8) for file in manifest.changed]
-    views = [memoryview(each.numpy()) for each in memory]
+    views = [each.numpy().data for each in memory]
     fetch(store, list(zip(manifest.changed, views, strict=True)))
     weights: Weights = {}
     for file, each in zip(manifest.changed, memory, strict=True):
