@@ -3,7 +3,8 @@
 One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
 reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
 time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
-behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; S1 is seconds, for information, on a stack of its own.
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; F1 is of wall time; S1 is seconds, for information, on a
+stack of its own.
 """
 
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import duels
+import fetch
 import startup
 from chooser import report_agreement
 from duels import Pairs, TurnsBroken, WrongAnswer
@@ -58,7 +60,7 @@ FIGURES = {
         for stage in (1, 2, 3)
     },
 }
-OTHERS = {"C4": report_agreement, "S1": startup.report}  # they print lines of their own
+OTHERS = {"C4": report_agreement, "F1": fetch.report, "S1": startup.report}  # they print lines of their own
 
 
 def main() -> int:
