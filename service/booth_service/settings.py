@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30
-    """Disk that base models may take on a node; those in use stay in any case."""
+    """Disk that base models may take on this node; those in use stay in any case."""
     base_model_allow_list: Path | None = None
     """A YAML or JSON file of what may be added as a base model (control/allow_list.py); None means anything."""
 

@@ -3,8 +3,8 @@
 A model of Stable Diffusion 1.5's shape (UNet and text encoder, fp16, 2 GB of random bytes) lies in a SeaweedFS of its
 own, its files in parts as publishing leaves them. Both arms take turns in one process and end when a byte of every page
 of every tensor was read, for load_file alone only maps the file. Ours checks every byte against the recorded hashes;
-the plain arm checks none, and F1h gives it the pass of SHA-256 that it lacks. The server has the file in its page cache,
-and there is no network between. Values are compared before the first turn.
+the plain arm checks none, and F1h gives it the pass of SHA-256 that it lacks. There is no network between, and memory
+for the server's page cache where the machine has it. Values are compared before the first turn.
 """
 
 import hashlib
