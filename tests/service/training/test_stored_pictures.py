@@ -1,6 +1,8 @@
 """Class images as training reads them: their moments ready, their bytes checked."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -78,8 +80,9 @@ def test_a_flipped_byte_is_refused_before_use_and_named(work: SetWork, two_sets:
     store, (made, _) = work.place.store, two_sets
     file = made.pictures[1] if kind == "picture" else made.moments[1]
     flip_a_byte(store, file.key)
+    uses: dict[str, Callable[[], object]] = {
+        "picture": class_pictures(store, PARAMS, [made])[1].load,
+        "moments": partial(known_moments, store, PARAMS, [made]),
+    }
     with pytest.raises(StorageError, match=f"{re.escape(file.key)} does not have the recorded SHA-256"):
-        if kind == "picture":
-            class_pictures(store, PARAMS, [made])[1].load()
-        else:
-            known_moments(store, PARAMS, [made])
+        uses[kind]()
