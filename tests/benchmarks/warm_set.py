@@ -18,7 +18,7 @@ from booth_service.plan_time import BACKWARD
 CLASS_IMAGES = 64
 NOUNS = ("mug", "clock", "backpack")
 SD15 = Recipe.model_validate_json((ROOT / "service" / "booth_service" / "recipes" / "sd15.json").read_bytes())
-REUSED, REUSED_AND_ENCODED = at_least(3.9), at_least(5.7)
+REUSED, REUSED_AND_ENCODED = at_least(3.85), at_least(5.65)  # 3.9 and 5.7 by hand, both rounded
 
 
 def report(name: str) -> bool:
@@ -37,21 +37,19 @@ def report(name: str) -> bool:
                 print(f"{name} {noun}: {cold:.1f} s to the first step cold, {warm:.1f} s warm", flush=True)
         finally:
             machine.stop()
-    print(
-        line(name, ratios, None, f"cold over warm set of {CLASS_IMAGES}, submit to first step, tinyworld"), flush=True
-    )
+    title = f"cold over warm set of {CLASS_IMAGES}, submit to first step, tinyworld"
+    print(line(name, ratios, None, title), flush=True)
     return report_flop(f"{name}f")
 
 
 def report_flop(name: str) -> bool:
     """Two calculated ratios: class images reused, and their latents (and the photos') encoded once besides."""
     reused, encoded = flop_ratios()
-    title = (
-        f"FLOP of a Stable Diffusion 1.5 job of {SD15.steps} steps, {SD15.num_class_images} class images (calculated)"
-    )
-    print(line(f"{name}-set", [reused], REUSED, f"{title}: all over those with the set reused"), flush=True)
+    job = f"a Stable Diffusion 1.5 job of {SD15.steps} steps and {SD15.num_class_images} class images"
+    title = f"calculated FLOP of {job}, over the same with the set reused"
+    print(line(f"{name}-set", [reused], REUSED, title), flush=True)
     print(line(f"{name}-latents", [encoded], REUSED_AND_ENCODED, "and with latents encoded once besides"), flush=True)
-    return REUSED.is_reached(round(reused, 1)) and REUSED_AND_ENCODED.is_reached(round(encoded, 1))
+    return REUSED.is_reached(reused) and REUSED_AND_ENCODED.is_reached(encoded)
 
 
 def flop_ratios() -> tuple[float, float]:
