@@ -42,8 +42,9 @@ def sweep_uploads(plane: Plane) -> None:
 
 def _unused(session: Session, upload: Upload) -> list[str]:
     """What was made of the upload and no job names."""
-    made = [keys.photo(upload.tenant_id, upload.sha256), keys.mask(upload.tenant_id, upload.sha256)]
-    return [key for key in made if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    photo, mask = (key(upload.tenant_id, upload.sha256) for key in (keys.photo, keys.mask))
+    unused = [key for key in (photo, mask) if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    return [keys.class_photo(upload.tenant_id, upload.sha256), *unused] if photo in unused else unused
 
 
 def purge_models(plane: Plane) -> None:

@@ -16,6 +16,11 @@ def photo(tenant_id: str, sha256: str) -> str:
     return f"tenants/{tenant_id}/photos/{sha256}.png"
 
 
+def class_photo(tenant_id: str, sha256: str) -> str:
+    """The record of a user's own class image, put after the picture itself (`photo`) was checked and stored."""
+    return f"tenants/{tenant_id}/photos/{sha256}.json"
+
+
 def mask(tenant_id: str, sha256: str) -> str:
     """A photo's mask re-encoded as 8-bit gray. Named by the hash of the upload."""
     return f"tenants/{tenant_id}/masks/{sha256}.png"

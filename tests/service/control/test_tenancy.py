@@ -25,6 +25,7 @@ MODEL_ROUTES = [
 OTHER_ROUTES = [
     ("GET", "/v1/base-models"),
     ("POST", "/v1/jobs/prepare"),
+    ("POST", "/v1/class-images"),
     ("POST", "/v1/jobs"),
     ("GET", "/v1/jobs"),
     ("GET", "/v1/models"),
