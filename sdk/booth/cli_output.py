@@ -33,6 +33,7 @@ _BY_KIND: tuple[tuple[type[errors.BoothError], int], ...] = (
     (errors.JobCancelledError, CANCELLED),
     (errors.WaitTimeoutError, TIMEOUT),
     (errors.ValidationError, INVALID),
+    (errors.FormatError, INVALID),
     (errors.AuthenticationError, AUTH),
     (errors.NotFoundError, NOT_FOUND),
     (errors.UnavailableError, AWAY),
