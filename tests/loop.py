@@ -6,6 +6,7 @@ One spawn runs many cases one after the other: starting processes costs more tha
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,20 @@ from booth_service.data.dataset import Picture
 from booth_service.diffusion.components import Components, load_components
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
+from booth_service.publish import layout as layouts
+from booth_service.publish.export import pieces_of
+from booth_service.publish.gang import Gang
+from booth_service.publish.upload import upload_files
+from booth_service.storage.s3 import StoredPart, Upload
 from booth_service.training import checkpoint
 from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
+from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, train
+
+FORMATS = (torch.float16, torch.bfloat16)
+PART_BYTES = 2**13  # so that tiny files have parts for all ranks
 
 
 def layout(ranks: int = 1, zero_stage: int = 0, *, rows: int = 4, micro: int | None = None, **changes: Any) -> Plan:
@@ -41,6 +51,7 @@ class Case:
     """One run. `base` is a diffusers folder; `resume` names another case's folder, whose last checkpoint it takes.
 
     `wide`: every second photo is twice as wide as high. `poisoned_class_image`: its moments are not finite.
+    `publishes`: what the run ended with is published too, in both formats and in many small parts, into its folder.
     """
 
     name: str
@@ -55,6 +66,7 @@ class Case:
     masks: bool = False
     wide: bool = False
     poisoned_class_image: int | None = None
+    publishes: bool = False
 
 
 @dataclass
@@ -65,9 +77,20 @@ class Outcome:
     weights: dict[str, Tensor] = field(default_factory=dict)
     error: str | None = None
     drawn: list[int] = field(default_factory=list)
+    published: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
 
     def losses(self) -> dict[int, tuple[float, float, float | None]]:
         return {step: (p["loss"], p["instance_loss"], p["prior_loss"]) for step, p in self.progress.items()}
+
+
+def assert_published_as_cast(outcome: Outcome) -> None:
+    """What was published is what the run ended with, cast; equal bit for bit."""
+    assert outcome.error is None
+    assert len(outcome.published) == len(FORMATS)
+    for dtype, published in outcome.published.items():
+        assert published.keys() == outcome.weights.keys()
+        for name, tensor in outcome.weights.items():
+            assert torch.equal(published[name].view(torch.int16), tensor.to(dtype).view(torch.int16)), (name, dtype)
 
 
 def run(cases: list[Case], folder: Path) -> dict[str, Outcome]:
@@ -202,6 +225,29 @@ def run_case(case: Case, desk: FolderDesk, place: Path | None) -> None:
     weights = dict(gather(trained.engine, flats, torch.float32))
     if place:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, place / "weights.safetensors")
+    if case.publishes:
+        layouts.part_bytes_of = lambda total_bytes: PART_BYTES  # in this process alone
+        for dtype in FORMATS:
+            final = FinalWeights(trained)
+            pieces = pieces_of(final, case.base, dtype)
+            keys = [str(desk.folder / str(dtype) / file.layout.path) for file in pieces]
+            upload_files(pieces, keys, FolderStore(), Gang(final.device), lambda *_: None)  # type: ignore[arg-type]
+
+
+class FolderStore:
+    """Where parts go that S3 would refuse for their size. Keys are paths."""
+
+    def begin_upload(self, key: str) -> Upload:
+        Path(key).parent.mkdir(parents=True, exist_ok=True)
+        return Upload(key, "")
+
+    def put_part(self, upload: Upload, number: int, body: memoryview, sha256: str) -> StoredPart:
+        Path(f"{upload.key}.{number}").write_bytes(body)
+        return StoredPart(number, "", sha256)
+
+    def complete(self, upload: Upload, parts: Sequence[StoredPart], total_bytes: int) -> None:
+        assert len(parts) > dist.get_world_size()
+        Path(upload.key).write_bytes(b"".join(Path(f"{upload.key}.{part.number}").read_bytes() for part in parts))
 
 
 def _poison(case: Case) -> dict[CacheKey, Tensor] | None:
@@ -214,4 +260,9 @@ def _poison(case: Case) -> dict[CacheKey, Tensor] | None:
 def _outcome(place: Path) -> Outcome:
     progress, error, drawn = json.loads((place / "said.json").read_text())
     weights = load_file(place / "weights.safetensors") if error is None else {}
-    return Outcome({int(step): said for step, said in progress.items()}, weights, error, drawn)
+    outcome = Outcome({int(step): said for step, said in progress.items()}, weights, error, drawn)
+    for dtype in FORMATS:
+        for file in (place / str(dtype)).rglob("*.safetensors"):
+            tensors = {f"{file.parent.name}.{name}": tensor for name, tensor in load_file(file).items()}
+            outcome.published.setdefault(dtype, {}).update(tensors)
+    return outcome

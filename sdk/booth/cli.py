@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_operator, cli_samples, job_file
+from booth import cli_download, cli_operator, cli_samples, job_file
 from booth import cli_output as out
-from booth.cli_output import AsJson, JobId
+from booth.cli_output import AsJson, JobId, ModelId
 from booth.client import Client
 from booth.contract.states import JobState
 from booth.errors import BoothError
@@ -45,8 +45,6 @@ app = typer.Typer(
     help="Personalise an image model with a few photos, on a Booth service.",
     epilog=out.EXIT_CODES_HELP,
 )
-
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
 @app.command()
@@ -232,21 +230,7 @@ def generate(
         out.show_json(saved)
 
 
-@app.command()
-def download(
-    model_id: ModelId,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    as_json: AsJson = False,
-) -> None:
-    """Fetch a model as a diffusers folder, and print its path."""
-    with Client() as client:
-        path = client.models.get(model_id).download(folder)
-    if as_json:
-        out.show_json({"path": str(path)})
-    else:
-        typer.echo(path)
-
-
+app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)
 

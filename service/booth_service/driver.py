@@ -17,7 +17,7 @@ from booth_service.errors import AttemptEnded, DoesNotFit, MissingExtra, Service
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.generate import by_actor_pool
-from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.publish.publisher import DTYPES, Export, publish_manifest
 from booth_service.settings import Settings, settings
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
@@ -70,7 +70,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
         scratch_dir=config.scratch_dir,
         class_sets=class_sets,
         pulse=RankPulse(line, brief.fence),
-        export=Export(brief, store, config.scratch_dir),
+        export=Export(brief, store, config.scratch_dir, DTYPES[brief.params.export_dtype]),
     )
     changed = fit(worker, f"{brief.job_id}-a{brief.attempt}")
     key, sha256 = publish_manifest(brief, changed, store)
@@ -99,6 +99,7 @@ def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
         work_of(brief.params, sizes),
         serving_gpus=brief.serving_gpus,
         max_ranks=brief.max_ranks,
+        min_zero_stage=brief.min_zero_stage,
     )
     if brief.params.optimizer == "adamw_8bit":
         refuse_eight_bit(layout)

@@ -83,6 +83,7 @@ class Brief(Record):
     recipe: Recipe
     serving_gpus: float
     max_ranks: int
+    min_zero_stage: int = 1
     first_step_limit_s: float
     class_photos: list[ClassPhoto] = []
     share_class_images: bool = False

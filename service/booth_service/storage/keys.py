@@ -1,5 +1,10 @@
 """Every object key. Tenants' objects lie under their own prefix; base models and class sets under shared ones."""
 
+import re
+
+TENANTS = "tenants/"
+"""Below it lies all that belongs to someone."""
+
 
 def upload(tenant_id: str, sha256: str) -> str:
     """A photo or mask as the user sent it, until the job is accepted."""
@@ -24,6 +29,12 @@ def mask(tenant_id: str, sha256: str) -> str:
 def attempt(tenant_id: str, job_id: str, attempt: int) -> str:
     """The prefix that one attempt may write to."""
     return f"tenants/{tenant_id}/jobs/{job_id}/a{attempt}"
+
+
+def attempt_of(key: str) -> str | None:
+    """The prefix of the attempt that an object belongs to, or None where it is no attempt's."""
+    found = re.match(r"tenants/[^/]+/jobs/[^/]+/a\d+(?=/)", key)
+    return found[0] if found else None
 
 
 def attempt_log(tenant_id: str, job_id: str, number: int) -> str:

@@ -1,8 +1,10 @@
 """The one object-store client: boto3 against AWS S3 or any server that speaks its protocol."""
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +13,27 @@ import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
+from booth.contract.attempts import StoredFile
+from booth.contract.digests import Check, part_ranges
 from booth_service.errors import ObjectMissing, StorageError
 from booth_service.storage.transfer import Link, Transfer
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 _TAKEN = {"412", "PreconditionFailed"}
 _NO_UPLOAD = {"NoSuchUpload"}
+READ_TRIES = 6
+UPLOAD_PART_BYTES, UPLOAD_THREADS = 32 * 2**20, 4
+MOST_PARTS = 10_000  # S3's own limit
 LINK_S = 900
 """How long a link is good that is used at once; a body may still be on its way after that."""
 
@@ -102,17 +115,31 @@ class ObjectStore:
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
         """An object's bytes; with `sha256`, a different content raises StorageError."""
-        with _mapped(key):
-            body = bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        body = self._read(key)
         if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
             raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
         return body
 
+    def get_file(self, file: StoredFile) -> bytes:
+        """A stored file's bytes. Raises StorageError, naming it, where they are not the recorded ones."""
+        body = self.get(file.key)
+        check = Check(file.sha256, file.part_bytes, file.part_sha256)
+        check.update(body)
+        if not check.is_right():
+            raise StorageError(f"{file.key} does not have the recorded SHA-256 {file.sha256}")
+        return body
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on, or fewer where the object ends before."""
+        return self._read(key, Range=f"bytes={start}-{start + length - 1}")
+
+    def _read(self, key: str, **asked: str) -> bytes:
+        """The SDK tries a request again, but not one whose answer breaks off."""
         with _mapped(key):
-            asked = f"bytes={start}-{start + length - 1}"
-            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"].read())
+            for _ in range(READ_TRIES - 1):
+                with contextlib.suppress(ResponseStreamingError, IncompleteReadError, ReadTimeoutError):
+                    return bytes(self.client.get_object(Bucket=self.bucket, Key=key, **asked)["Body"].read())
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, **asked)["Body"].read())
 
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None where it does not exist."""
@@ -126,9 +153,29 @@ class ObjectStore:
             raise StorageError(f"{key}: {error}") from error
 
     def upload(self, path: Path, key: str) -> None:
-        """Store a file, in parallel parts where it is large."""
-        with _mapped(key):
-            self.client.upload_file(str(path), self.bucket, key, Config=_TRANSFER)
+        """Store a file, in parallel parts where it is large; one that fails leaves nothing."""
+        total_bytes = path.stat().st_size
+        if total_bytes <= UPLOAD_PART_BYTES:
+            self.put(key, path.read_bytes())
+            return
+        upload = self.begin_upload(key)
+        ranges = part_ranges(total_bytes, max(UPLOAD_PART_BYTES, -(-total_bytes // MOST_PARTS)))
+
+        def send(number: int) -> StoredPart:
+            start, length = ranges[number - 1]
+            with path.open("rb") as file:
+                file.seek(start)
+                body = file.read(length)
+            return self.put_part(upload, number, memoryview(body), hashlib.sha256(body).hexdigest())
+
+        pool = ThreadPoolExecutor(UPLOAD_THREADS)
+        try:
+            self.complete(upload, list(pool.map(send, range(1, len(ranges) + 1))), total_bytes)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            self.abort(upload)
+            raise
+        pool.shutdown()
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Fetch an object to a file; with `sha256`, a different content raises StorageError and leaves no file."""

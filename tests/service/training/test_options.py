@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import Case, Outcome, layout, run
+from loop import Case, Outcome, assert_published_as_cast, layout, run
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
@@ -39,10 +39,10 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             Case("plain", base, layout(), params()),
             Case("sampled", base, layout(), params(sample_interval_steps=2)),
             Case("checkpointed activations", base, layout(activation_checkpointing=True), params()),
-            Case("bf16", base, layout(), params(precision="bf16")),
+            Case("bf16", base, layout(), params(precision="bf16"), publishes=True),
             Case("still in bf16", base, layout(), still),
-            Case("ema", base, layout(), params(ema_decay=0.5)),
-            Case("frozen", base, layout(), params(train_text_encoder=False)),
+            Case("ema", base, layout(), params(ema_decay=0.5), publishes=True),
+            Case("frozen", base, layout(), params(train_text_encoder=False), publishes=True),
             Case("stopped", base, layout(), params(text_encoder_stop_step=0)),
             Case("random", base, layout(), params(crop="random", random_flip=True), wide=True),
             Case("buckets", base, layout(), params(crop="bucket"), wide=True, masks=True),
@@ -52,21 +52,30 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             Case("poisoned", base, layout(), params(), poisoned_class_image=1),
             Case("cancelled", base, layout(), params(), stop_at=2),
             Case("two", base, two, params()),
-            Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params()),
-            Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params()),
+            Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params(), publishes=True),
+            Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params(), publishes=True),
             Case("two sampled", base, two, params(sample_interval_steps=3)),
             Case("two sampled at 3", base, layout(2, 3), params(sample_interval_steps=3)),
-            Case("two in bf16", base, two, params(precision="bf16")),
-            Case("two still in bf16", base, two, still),
-            Case("two still in bf16 at 3", base, layout(2, 3), still),
+            Case("two in bf16", base, two, params(precision="bf16"), publishes=True),
+            Case("two still in bf16", base, two, still, publishes=True),
+            Case("two still in bf16 at 3", base, layout(2, 3), still, publishes=True),
             Case("two in buckets", base, two, params(crop="bucket"), wide=True, masks=True),
-            Case("two with ema", base, layout(2, 1), params(ema_decay=0.5)),
+            Case("two with ema", base, layout(2, 1), params(ema_decay=0.5), publishes=True),
             Case("two subjects", base, layout(2, 3), params(more_subjects=[SECOND]), subjects=2),
             Case("two poisoned", base, layout(2, 1), params(), poisoned_class_image=1),
             Case("two cancelled", base, layout(2, 1), params(), stop_at=2),
         ],
         folder,
     )
+
+
+PUBLISHED = ["bf16", "ema", "frozen", "two offloaded", "two offloaded at 3", "two in bf16", "two still in bf16",
+             "two still in bf16 at 3", "two with ema"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_files_are_casts_of_the_masters(outcomes: dict[str, Outcome], name: str) -> None:
+    assert_published_as_cast(outcomes[name])
 
 
 def same(ours: Outcome, theirs: Outcome, rel: float = 1e-5) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from loop import Case, Outcome, layout, run
+from loop import Case, Outcome, assert_published_as_cast, layout, run
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(base: Path, folder: Path) -> dict[str, Outcome]:
     def case(name: str, ranks: int, stage: int, resume: str | None = None, params=WHOLE) -> Case:
-        return Case(name, base, layout(ranks, stage), params, resume=resume)
+        return Case(name, base, layout(ranks, stage), params, resume=resume, publishes=True)
 
     return run(
         [
@@ -48,6 +48,12 @@ def outcomes(base: Path, folder: Path) -> dict[str, Outcome]:
         ],
         folder,
     )
+
+
+def test_the_published_files_are_casts_of_the_moving_average(outcomes: dict[str, Outcome]) -> None:
+    for outcome in outcomes.values():
+        if outcome.error is None:
+            assert_published_as_cast(outcome)
 
 
 @pytest.mark.parametrize(
