@@ -1,6 +1,6 @@
-"""Slow rows of checks: python tests/rows.py chaos (what must cost nothing) or scale (real sizes); ONLY=flipped for some.
+"""Slow checks in rows: python tests/rows.py chaos (what must cost nothing), or scale (real sizes); ONLY=a,b for some.
 
-A row is a file of that folder beside this one with a function `row(folder: Path) -> str`: it makes the fault happen in an empty
+A row is a file in the suite's folder beside this one with a function `row(folder: Path) -> str`: it works in an empty
 folder of its own, returns in a few words what it saw, and raises where a promise was broken. Each runs in a process of
 its own. One line for each: its name, ok or FAILED, what was seen, seconds. Exit status 1 where one failed, 2 where
 ONLY names one that is not there. Rows that went well on these sources are not run again until all have: a run that was
