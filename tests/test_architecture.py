@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "data": set(),
     "diffusion": set(),
     "local": set(),
-    "storage": set(),
+    "storage": {"booth_service.settings"},
     "control": {
         "booth_service.storage",
         "booth_service.plan",
@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "booth_service.plan",
         "booth_service.beats",
     },
-    "prior": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
+    "prior": {"booth_service.diffusion", "booth_service.data.framing", "booth_service.storage"},
     "publish": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "evaluation": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "inference": {

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_download, cli_operator, cli_samples, job_file
+from booth import cli_base_models, cli_download, cli_models, cli_operator, cli_samples, job_file
 from booth import cli_output as out
 from booth.cli_output import AsJson, JobId, ModelId
 from booth.client import Client
@@ -62,6 +62,11 @@ def submit(
     text_encoder_learning_rate: Annotated[float | None, typer.Option(help="Of the text encoder.")] = None,
     prior_loss_weight: Annotated[float | None, typer.Option(help="Of the class images' loss.")] = None,
     num_class_images: Annotated[int | None, typer.Option(help="Class images to preserve the class with.")] = None,
+    class_images: Annotated[
+        list[str] | None,
+        typer.Option(help="Your own pictures of the class: a file, folder or glob; may be given several times."),
+    ] = None,
+    class_prompt: Annotated[str | None, typer.Option(help='Of the class images; "a photo of a CLASS".')] = None,
     train_text_encoder: Annotated[
         bool | None, typer.Option("--train-text-encoder/--freeze-text-encoder", help="Train it too, or leave it.")
     ] = None,
@@ -90,6 +95,8 @@ def submit(
         "text_encoder_learning_rate": text_encoder_learning_rate,
         "prior_loss_weight": prior_loss_weight,
         "num_class_images": num_class_images,
+        "class_images": class_images or None,
+        "class_prompt": class_prompt,
         "train_text_encoder": train_text_encoder,
         "resolution": resolution,
         "train_batch_size": train_batch_size,
@@ -177,25 +184,6 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def models(
-    limit: Annotated[int, typer.Option(min=1, help="The most models to list.")] = 50, as_json: AsJson = False
-) -> None:
-    """List models, newest first."""
-    with Client() as client:
-        found = client.models.list(limit)
-    if as_json:
-        out.show_json([model.record.model_dump(mode="json") for model in found])
-    elif found:
-        rows = [
-            [m.id, " + ".join(m.prompt_prefixes), m.base_model, f"{m.record.created_at:%Y-%m-%d %H:%M}", m.name]
-            for m in found
-        ]
-        out.show_table(("ID", "SAY", "BASE MODEL", "CREATED", "NAME"), rows)
-    else:
-        out.say("no models; a job that succeeds makes one")
-
-
-@app.command()
 def generate(
     model_id: ModelId,
     prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
@@ -223,6 +211,8 @@ def generate(
         out.show_json(saved)
 
 
+app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_base_models.app, name="base-models")
 app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)

@@ -1,5 +1,6 @@
 """A flipped byte in any stored weight file, of a base model or of a published one, is refused by hash and named."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def row(folder: Path) -> str:
         store = server.empty_bucket()
         (model,) = small_models(store, folder, 1)
         scratch = str(folder / "scratch")
-        base = flip_each(store, model.base_files, lambda: materialize(store, model.base_files, scratch))
+        nodes = (str(folder / f"node-{number}") for number in itertools.count())  # that have fetched nothing yet
+        base = flip_each(store, model.base_files, lambda: materialize(store, model.base_files, next(nodes)))
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for whole_name, tensor in load_file(model.weights).items():
             component, name = whole_name.split(".", 1)

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnElement, Select, select
 
 from booth.contract.attempts import Manifest, StoredFile
-from booth.contract.jobs import EventPage, JobPage, JobRecord, JobSpec, LogPage, PreparedJob
+from booth.contract.jobs import (
+    CheckedClassImages,
+    ClassImagesToCheck,
+    EventPage,
+    JobPage,
+    JobRecord,
+    JobSpec,
+    LogPage,
+    PreparedJob,
+)
 from booth.contract.models import (
     BaseModelPage,
     GenerateAnswer,
@@ -24,7 +33,7 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, lifecycle, samples, serving
+from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Job, JobEvent, Model
@@ -59,6 +68,12 @@ def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
 def prepare_job(spec: JobSpec, tenant: Caller, plane: Here) -> PreparedJob:
     """What the spec comes to, and where to put the photos that are missing."""
     return admission.prepare(plane, tenant, spec)
+
+
+@router.post("/class-images")
+def check_class_images(asked: ClassImagesToCheck, tenant: Caller, plane: Here) -> CheckedClassImages:
+    """Uploaded class images of the user's own are checked and stored, so that a job may name them."""
+    return CheckedClassImages(checked=class_photos.check(plane, tenant, asked.images))
 
 
 @router.post("/jobs", status_code=202)
@@ -146,10 +161,12 @@ def get_model(model_id: str, tenant: Caller, plane: Here) -> ModelRecord:
 
 
 @router.delete("/models/{model_id}", status_code=204)
-def delete_model(model_id: str, tenant: Caller, plane: Here) -> None:
-    """The model is gone for its user; its objects follow within a minute."""
+def delete_model(model_id: str, tenant: Caller, plane: Here, afterwards: BackgroundTasks) -> None:
+    """The model is gone for its user; objects, row and Serve's copies follow within a minute."""
     with plane.database.write() as session:
-        serving.owned_model(session, tenant, model_id).deleted_at = plane.now()
+        model = serving.owned_model(session, tenant, model_id)
+        model.deleted_at = plane.now()
+        afterwards.add_task(serving.forget, plane, model.manifest_sha256)
 
 
 @router.get("/models/{model_id}/files")

@@ -42,14 +42,18 @@ def sweep_uploads(plane: Plane) -> None:
 
 def _unused(session: Session, upload: Upload) -> list[str]:
     """What was made of the upload and no job names."""
-    made = [keys.photo(upload.tenant_id, upload.sha256), keys.mask(upload.tenant_id, upload.sha256)]
-    return [key for key in made if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    photo, mask = (key(upload.tenant_id, upload.sha256) for key in (keys.photo, keys.mask))
+    unused = [key for key in (photo, mask) if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    return [keys.class_photo(upload.tenant_id, upload.sha256), *unused] if photo in unused else unused
 
 
 def purge_models(plane: Plane) -> None:
-    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay."""
+    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay.
+
+    Their rows go last.
+    """
     with plane.database.read() as session:
-        due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None), Model.purged_at.is_(None))))
+        due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None))))
     for model in due:
         with plane.database.write() as session:  # first, so that no strip is shown whose pictures are gone
             session.execute(delete(Sample).where(Sample.job_id == model.job_id))
@@ -57,7 +61,7 @@ def purge_models(plane: Plane) -> None:
         doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
         plane.store.delete(*doomed)
         with plane.database.write() as session:
-            session.get_one(Model, model.id).purged_at = plane.now()
+            session.execute(delete(Model).where(Model.id == model.id))
 
 
 def abort_weights(plane: Plane) -> None:

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
-from booth_service.diffusion.components import Components, load_components
+from booth_service.diffusion.components import Components, load_components, refuse_not_finite
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, Trained, train
@@ -69,6 +68,7 @@ def layout(arguments: argparse.Namespace, params: Params, ranks: int, use_gpu: b
 def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
     """Train by the plan; rank 0 saves the pipeline."""
     components = load_components(arguments.base_model)
+    refuse_not_finite(components)  # nobody has looked at this folder before
     subject = params.subjects[0]
     photos = pictures(arguments.photos, subject.instance_prompt)
     class_images = pictures(arguments.class_images, subject.class_prompt) if params.num_class_images else []
@@ -125,9 +125,6 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return False
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.arguments.resume is None:

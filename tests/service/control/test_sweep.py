@@ -6,7 +6,7 @@ import pytest
 from control_plane import both_databases, mask, photo, started
 from sqlalchemy import select
 
-from booth_service.control.records import Idempotency, Upload
+from booth_service.control.records import Idempotency, Model, Upload
 from booth_service.control.sweep import sweep
 from booth_service.storage import keys
 
@@ -75,6 +75,7 @@ def test_a_deleted_models_objects_go_and_its_log_and_others_stay(plane, user, cl
     assert list(plane.store.keys(prefix)) == [f"{prefix}/driver.log"]
     assert driver.samples() == []
     assert set(plane.store.keys("base-models/")) == base_objects
+    assert listed(plane, Model) == 0
     sweep(plane)
 
 
