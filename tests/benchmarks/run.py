@@ -3,7 +3,8 @@
 One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
 reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
 time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
-behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; S1 is seconds, for information, on a stack of its own.
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; C8 is shares
+of bytes; S1 is seconds, for information, on a stack of its own.
 """
 
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import delta
 import duels
 import startup
 from chooser import report_agreement
@@ -58,7 +60,7 @@ FIGURES = {
         for stage in (1, 2, 3)
     },
 }
-OTHERS = {"C4": report_agreement, "S1": startup.report}  # they print lines of their own
+OTHERS = {"C4": report_agreement, "C8": delta.report, "S1": startup.report}  # they print lines of their own
 
 
 def main() -> int:
