@@ -83,23 +83,28 @@ def report(name: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="booth-delta-") as scratch:
         for course in COURSES.values():
             folder = Path(kept or scratch) / course.name
-            seconds = trained(course, folder)
+            try:
+                seconds = trained(course, folder)
+            except RuntimeError as error:
+                print(f"{course.figure(name)} ERROR {error}", flush=True)
+                reached = False
+                continue
             goal = GOAL if course.has_goal else None
             for mark in course.marks:
                 for short, dtype in DTYPES.items():
                     tally = measured(folder, mark, dtype)
                     title = f"{course.title}, {mark} steps, {short}; {tally.drift()}; {tally.speeds()}"
-                    print(verdict(f"{name}-{short}-{mark}", tally, goal, title), flush=True)
+                    print(verdict(f"{course.figure(name)}-{short}-{mark}", tally, goal, title), flush=True)
                     reached &= tally.is_exact and (goal is None or goal.is_reached(tally.share))
-            print(f"{name} {course.name}: trained in {seconds:.0f} s", flush=True)
+            print(f"{course.figure(name)} trained in {seconds:.0f} s", flush=True)
     return reached
 
 
 def verdict(name: str, tally: Tally, goal: Goal | None, title: str) -> str:
     """The share of all bytes, the middle half of the chunks' shares, and whether all bytes came back."""
-    stretch = "stretch reached; " if goal and STRETCH.is_reached(tally.share) else ""
     exact = "bit-exact" if tally.is_exact else "NOT EXACT"
-    return line_of(name, tally.share, tally.shares, goal, f"{stretch}{exact}; {title}")
+    stretch = f"stretch <={STRETCH.value:.2f} {'reached' if STRETCH.is_reached(tally.share) else 'not reached'}"
+    return line_of(name, tally.share, tally.shares, goal, "; ".join([exact, *([stretch] if goal else []), title]))
 
 
 def trained(course: Course, folder: Path) -> float:

@@ -43,6 +43,10 @@ class Course:
     # Where latents shrink to one pixel, eight of nine weights of a convolution see nothing but padding and never move:
     # at 64 px a quarter of Stable Diffusion's weights. 128 px leave two by two, which reach all of them.
 
+    def figure(self, name: str) -> str:
+        """What the figure is called for this course: the course with the goal has the name itself."""
+        return name if self.has_goal else f"{name}-{self.name}"
+
     def prepare(self, folder: Path) -> Workload:
         """Write base model, pictures and params."""
         base = TINYWORLD / "base_model"
