@@ -100,6 +100,7 @@ def lay_out(brief: Brief, config: Settings, store: ObjectStore) -> Plan:
         work_of(brief.params, sizes),
         serving_gpus=brief.serving_gpus,
         max_ranks=brief.max_ranks,
+        min_zero_stage=brief.min_zero_stage,
     )
     if brief.params.optimizer == "adamw_8bit":
         refuse_eight_bit(layout)

@@ -125,7 +125,7 @@ def work_of(params: Params, sizes: ModelSizes) -> Work:
     )
 
 
-def plan(devices: Devices, work: Work, *, serving_gpus: float = 0, max_ranks: int = 0) -> Plan:
+def plan(devices: Devices, work: Work, *, serving_gpus: float = 0, max_ranks: int = 0, min_zero_stage: int = 0) -> Plan:
     """The fastest layout of a job that fits, the same for the same numbers. `max_ranks` 0: no limit.
 
     As many ranks as divide the rows of a step evenly, so that every rank has equal work and the result does not
@@ -136,7 +136,7 @@ def plan(devices: Devices, work: Work, *, serving_gpus: float = 0, max_ranks: in
     free = _free_devices(devices, serving_gpus)
     possible = min(work.rows, max_ranks or work.rows)
     ranks = max(number for number in range(1, min(free, possible) + 1) if work.rows % number == 0)
-    candidates = list(_candidates(work, ranks, use_gpu))
+    candidates = list(_candidates(work, ranks, use_gpu, min_zero_stage))
     known = use_gpu and devices.gpu_memory_bytes > 0
     available = max(1, memory.usable_bytes(devices.gpu_memory_bytes)) if known else 0
     fitting = (each for each in candidates if not available or each.needed_bytes <= available)
@@ -162,10 +162,10 @@ def _free_devices(devices: Devices, serving_gpus: float) -> int:
     return free
 
 
-def _candidates(work: Work, ranks: int, use_gpu: bool) -> Iterator[Plan]:
-    """Every layout of so many ranks, the fastest first."""
+def _candidates(work: Work, ranks: int, use_gpu: bool, min_zero_stage: int) -> Iterator[Plan]:
+    """Every layout of so many ranks, the fastest first. One rank has nobody to share with, whatever the least stage."""
     rows = work.rows // ranks
-    ways = WAYS if ranks > 1 else WAYS_OF_ONE_RANK
+    ways = [way for way in WAYS if way.zero_stage >= min_zero_stage] if ranks > 1 else list(WAYS_OF_ONE_RANK)
     for way in ways if use_gpu else ways[:1]:
         for micro_batch_size in (size for size in range(rows, 0, -1) if rows % size == 0):
             for bucket_elements in memory.BUCKET_ELEMENTS:

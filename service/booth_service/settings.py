@@ -5,7 +5,7 @@ import hmac
 import os
 from functools import cache
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     """GPUs that inference may hold; plans count the rest."""
     max_ranks: int = 0
     """Most training processes of one job; 0 means as many as the rows of a step and the devices allow."""
+    min_zero_stage: int = Field(default=1, ge=1, le=3)
+    """The lowest ZeRO stage of a job on several ranks. Plans take a higher one by themselves where GPUs' memory asks
+    for it; the memory of CPU hosts is not looked at."""
     first_step_limit_s: float = 420.0
     """An attempt whose first optimizer step has not come by then fails: its devices were never free."""
     no_progress_limit_s: float = 300.0

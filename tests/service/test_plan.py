@@ -44,6 +44,13 @@ def test_a_cpu_holds_what_it_is_given() -> None:
     assert (chosen.available_bytes, chosen.use_gpu) == (0, False)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_operator_may_ask_for_a_higher_stage(stage: int) -> None:
+    assert plan(Devices(2, 0), work(4), min_zero_stage=stage).zero_stage == stage
+    assert plan(Devices(2, 2, 80 * GB), work(4), min_zero_stage=stage).zero_stage == stage
+    assert plan(Devices(1, 0), work(4), min_zero_stage=stage).zero_stage == 0, "one rank has nobody to share with"
+
+
 def test_serving_keeps_its_gpus() -> None:
     chosen = plan(Devices(64, 8, 80 * GB), work(4), serving_gpus=2)
     assert (chosen.ranks, chosen.use_gpu) == (4, True)

@@ -75,6 +75,7 @@ class Brief(Record):
     recipe: Recipe
     serving_gpus: float
     max_ranks: int
+    min_zero_stage: int = 1
     first_step_limit_s: float
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 

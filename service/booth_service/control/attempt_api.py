@@ -37,6 +37,7 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         recipe=Recipe.model_validate(base.recipe),
         serving_gpus=plane.settings.serving_gpus,
         max_ranks=plane.settings.max_ranks,
+        min_zero_stage=plane.settings.min_zero_stage,
         first_step_limit_s=plane.settings.first_step_limit_s,
         resume_key=job.checkpoint_key,
     )
