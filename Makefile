@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast bench gpu lint install
+.PHONY: demo test test-fast test-chaos bench gpu lint install
 
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
@@ -16,6 +16,10 @@ test: install
 # Everything but Ray and training processes.
 test-fast: install
 	$(BIN)/python -m pytest -m "not ray and not ranks"
+
+# Faults that must cost nothing, in under an hour, or some: make test-chaos ONLY=published
+test-chaos: install
+	$(BIN)/python tests/chaos/run.py
 
 # All figures, or some: make bench ONLY=C1,C3
 bench: install

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from booth.contract.attempts import StoredFile
-from booth.contract.jobs import Progress
+from booth.contract.jobs import TRAINING_PHASE, Progress
 from booth.contract.states import JobState
 from booth_service.training.rank import WorkerConfig, train_loop_per_worker
 
@@ -58,7 +58,8 @@ def run_gang(config: WorkerConfig, folder: Path) -> Outcome:
         port = probe.getsockname()[1]
     mp.spawn(_rank, args=(whole, port, str(folder)), nprocs=config.plan.ranks)
     said = recorder.progress()
-    losses = {p["step"]: (p["loss"], p["instance_loss"], p["prior_loss"]) for p in said if p["loss"] is not None}
+    trained = [p for p in said if p["phase"] == TRAINING_PHASE and p["loss"] is not None]
+    losses = {p["step"]: (p["loss"], p["instance_loss"], p["prior_loss"]) for p in trained}
     files = [StoredFile(**file) for file in json.loads((folder / "files.json").read_text())]
     return Outcome(files, losses, [p["checkpoint_key"] for p in said if p.get("checkpoint_key")])
 

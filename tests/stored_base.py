@@ -1,6 +1,7 @@
 """A base model folder in the object store, as the control plane puts it there."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from booth.contract.attempts import StoredFile
@@ -22,3 +23,10 @@ def store_file(store: ObjectStore, path: Path, name: str) -> StoredFile:
     sha256 = hashlib.sha256(body).hexdigest()
     store.put(keys.base_file(sha256), body)
     return StoredFile(path=name, key=keys.base_file(sha256), bytes=len(body), sha256=sha256)
+
+
+def fetch(store: ObjectStore, files: Iterable[StoredFile], folder: Path) -> None:
+    """The files lie in the folder, checked by hash."""
+    for file in files:
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.path).write_bytes(store.get_file(file))

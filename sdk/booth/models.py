@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
+from booth.contract.digests import Check
 from booth.contract.models import BaseModelPage, BaseModelRecord, ModelFile, ModelFiles, ModelPage, ModelRecord
 from booth.contract.problems import FieldProblem, Problem
 from booth.errors import NotFoundError, TransferError, ValidationError
@@ -178,10 +178,10 @@ def _fetch(transport: Transport, file: ModelFile, folder: Path) -> None:
 
 
 def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:
-    digest = hashlib.sha256()
+    check = Check(file.sha256, file.part_bytes, file.part_sha256)
     with transport.get_link(file.url) as pieces, target.open("wb") as out:
         for piece in pieces:
-            digest.update(piece)
+            check.update(piece)
             out.write(piece)
-    if digest.hexdigest() != file.sha256:
+    if not check.is_right():
         raise TransferError(f"{file.path} arrived with other bytes than were published (SHA-256). Try again.")

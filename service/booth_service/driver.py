@@ -18,7 +18,7 @@ from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.class_set import ClassSetSpec
 from booth_service.prior.generate import ClassImages, ensure_class_images
-from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.publish.publisher import DTYPES, Export, publish_manifest
 from booth_service.settings import Settings, settings
 from booth_service.storage import keys
 from booth_service.storage.base_model import content_sha256, materialize
@@ -71,7 +71,7 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
         scratch_dir=config.scratch_dir,
         class_sets=class_sets,
         pulse=RankPulse(line, brief.fence),
-        export=Export(brief, store, config.scratch_dir),
+        export=Export(brief, store, config.scratch_dir, DTYPES[brief.params.export_dtype]),
     )
     changed = fit(worker, f"{brief.job_id}-a{brief.attempt}")
     key, sha256 = publish_manifest(brief, changed, store)

@@ -18,6 +18,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Precision = Literal["auto", "fp32", "bf16"]
 Crop = Literal["center", "random", "bucket"]
+ExportDtype = Literal["float16", "bfloat16"]
 
 
 class MaskRef(Request):
@@ -71,6 +72,9 @@ class TrainingOptions(Request):
     shape, and a step's rows share one. center: what can be cached, and what photos of one subject mostly show."""
     random_flip: bool | None = None
     """Mirror half of the rows. Off: subjects are rarely symmetric."""
+    export_dtype: ExportDtype | None = None
+    """Of the published weights. float16: what published Stable Diffusion variants and their tools use; bfloat16 has
+    the range of float32 and an eighth of float16's precision."""
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=limits.MAX_STEPS)] | None = None
     """At most so many steps are lost with a rank. 200: a quarter of the usual 800."""
     sample_interval_steps: Annotated[int, Field(ge=0, le=limits.MAX_STEPS)] | None = None
@@ -149,6 +153,7 @@ class Params(Record):
     ema_decay: float = 0.0
     precision: Precision = "auto"
     crop: Crop = "center"
+    export_dtype: ExportDtype = "float16"
     sample_interval_steps: int = 0
     sample_prompts: list[str] = []
     more_subjects: list[Subject] = []
@@ -182,6 +187,8 @@ class PreparedJob(Record):
 
 class Progress(Record):
     """How far a job is. Losses, norm and rates are of the last reported step; `eta_s` covers the current phase.
+
+    `step` counts optimizer steps while it trains, pictures while they are made or encoded, MB while it publishes.
 
     `grad_norm` is the gradient's before clipping. `mfu` is the share of the devices' measured matrix rate that the
     arithmetic of the steps comes to. `peak_memory_bytes` is the fullest rank's.

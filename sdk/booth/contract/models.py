@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from booth.contract import limits
 from booth.contract.base import Record, Request
-from booth.contract.jobs import Crop, LrSchedule, OptimizerName, Precision
+from booth.contract.jobs import Crop, ExportDtype, LrSchedule, OptimizerName, Precision
 
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
 
@@ -121,6 +121,7 @@ class Recipe(Record):
     ema_decay: float = 0.0
     precision: Precision = "auto"
     crop: Crop = "center"
+    export_dtype: ExportDtype = "float16"
     sample_interval_steps: int = 0
     sample_prompts: list[str] | None = None
     guidance_scale: float

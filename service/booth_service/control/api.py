@@ -162,7 +162,12 @@ def get_model_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
     return ModelFiles(
         files=[
             ModelFile(
-                path=file.path, bytes=file.bytes, sha256=file.sha256, url=plane.store.download_link(file.key, link_s)
+                path=file.path,
+                bytes=file.bytes,
+                sha256=file.sha256,
+                url=plane.store.download_link(file.key, link_s),
+                part_bytes=file.part_bytes,
+                part_sha256=file.part_sha256,
             )
             for file in manifest.files
         ]

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from booth.contract.attempts import Manifest, Published, StoredFile
+from booth.contract.digests import part_ranges, sha256_of_parts
 from booth_service.control.records import Job
 from booth_service.control.safetensors_header import Tensor, read_header, read_sample
 from booth_service.errors import BadWeights, ObjectMissing
@@ -82,6 +83,17 @@ def _check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
         raise BadWeights(f"{file.path} is not in the object store")
     if size != file.bytes:
         raise BadWeights(f"{file.path} has {size} bytes, its manifest says {file.bytes}")
+    if file.part_sha256 and not _are_parts_of(file):
+        raise BadWeights(
+            f"{file.path}: its {len(file.part_sha256)} parts' digests are not those of its SHA-256 and size"
+        )
+
+
+def _are_parts_of(file: StoredFile) -> bool:
+    """Whether the parts' digests make up the file's, and are as many as its size has parts."""
+    if file.part_bytes < 1 or len(part_ranges(file.bytes, file.part_bytes)) != len(file.part_sha256):
+        return False
+    return sha256_of_parts(file.part_sha256) == file.sha256
 
 
 def _check_weights(store: ObjectStore, file: StoredFile, base: StoredFile) -> None:

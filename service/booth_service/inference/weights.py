@@ -67,7 +67,7 @@ def published_weights(store: ObjectStore, manifest_key: str, manifest_sha256: st
     manifest = Manifest.model_validate_json(store.get(manifest_key, manifest_sha256))
     weights: Weights = {}
     for file in manifest.changed:
-        tensors = load(store.get(file.key, file.sha256))
+        tensors = load(store.get_file(file))
         weights.setdefault(file.path.split("/")[0], {}).update(tensors)
     return weights
 

@@ -1,36 +1,128 @@
-"""Trained weights as safetensors files with the base model's own file layout and tensor names."""
+"""The bytes of any range of a published file, from what the ranks hold of the trained weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
 from torch import Tensor
 
-from booth_service.diffusion.components import live_name
+from booth_service.diffusion.components import weight_files
 from booth_service.errors import BadWeights
+from booth_service.publish.layout import FileLayout, Slot, TensorInfo, lay_out
 
 
-def export_file(tensors: Mapping[str, Tensor], base_folder: Path, path: Path, dtype: torch.dtype) -> bytes:
-    """The base file at `path` with every trained tensor in place of its own, floats in `dtype`.
+class TrainedWeights(Protocol):
+    """What a rank holds of the trained weights; names are "component.name in the loaded module".
 
-    `tensors` are named as in the loaded module. What they lack (layers that are not trained, position ids of old text
-    encoders) is taken from the base, so that every program that reads the base folder reads this one. Raises
-    BadWeights where a shape differs, a value is not finite, or none of them belongs to the file.
+    All ranks have the same shapes and the same answers of `live` but for the values' place.
     """
-    base = load_file(base_folder / path)
-    exported: dict[str, Tensor] = {}
-    replaced = 0
-    for name, base_tensor in base.items():
-        trained = live_name(name, tensors)
-        source = base_tensor if trained is None else tensors[trained].detach()
-        replaced += trained is not None
-        if source.shape != base_tensor.shape:
-            raise BadWeights(f"{path}: {name} has shape {tuple(source.shape)}, the base {tuple(base_tensor.shape)}")
-        if not torch.isfinite(source).all():
-            raise BadWeights(f"{path}: {name} holds values that are not finite")
-        exported[name] = (source.to(dtype) if source.is_floating_point() else source).cpu().contiguous()
-    if replaced == 0:
-        raise BadWeights(f"{path}: none of its {len(base)} tensors is among the trained ones")
-    body: bytes = save(exported, metadata={"format": "pt"})
-    return body
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Of every trained tensor."""
+        ...
+
+    def live(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The whole tensor, 1-D, where this rank holds values that cast to `dtype` as the fp32 masters do."""
+        ...
+
+    def fragment(self, name: str) -> tuple[int, Tensor] | None:
+        """First element and 1-D fp32 values of this rank's piece of the masters; the ranks' pieces make up all."""
+        ...
+
+
+class Pieces:
+    """Fills byte ranges of one file. `layout` says what goes where."""
+
+    def __init__(self, layout: FileLayout, component: str, base_file: Path, weights: TrainedWeights) -> None:
+        self.layout, self._component, self._weights = layout, component, weights
+        self._base: Any = safe_open(base_file, framework="pt")
+
+    @property
+    def is_local(self) -> bool:
+        """True where this rank, and so every one, can fill every range alone."""
+        trained = [slot.trained for slot in self.layout.slots if slot.trained is not None]
+        return all(self._weights.live(self._name(name), self.layout.dtype) is not None for name in trained)
+
+    def fill_trained(self, out: Tensor, start: int, from_fragments: bool) -> None:
+        """Put into `out`, uint8 (n,) for the file's bytes [start, start + n), what this rank holds of the trained ones.
+
+        Raises BadWeights where a value is not finite in the file's format.
+        """
+        for slot, first, end in self.layout.slots_in(start, len(out)):
+            if slot.trained is None:
+                continue
+            begin, values = 0, None
+            if not from_fragments:
+                values = self._weights.live(self._name(slot.trained), self.layout.dtype)
+            elif (held := self._weights.fragment(self._name(slot.trained))) is not None:
+                begin, values = held
+            if values is not None:
+                self._put(out, start, slot, first, end, begin, values)
+
+    def fill_rest(self, out: Tensor, start: int) -> None:
+        """Put into `out` what is the same whoever trained: the header, and the base file's own tensors."""
+        header = self.layout.header[start : start + len(out)]
+        if header:
+            out[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        for slot, first, end in self.layout.slots_in(start, len(out)):
+            if slot.trained is not None:
+                continue
+            tensor = self._base.get_tensor(slot.name).contiguous().view(-1)
+            if slot.is_converted:
+                self._put(out, start, slot, first, end, 0, tensor)
+            else:
+                at = slot.start + first - start
+                out[at : at + end - first] = tensor.view(torch.uint8)[first:end]
+
+    def _put(self, out: Tensor, start: int, slot: Slot, first: int, end: int, begin: int, values: Tensor) -> None:
+        """Cast into `out` the slot's bytes [first, end), as far as `values`, elements from `begin` on, have them."""
+        first, end = max(first, begin * slot.width), min(end, (begin + len(values)) * slot.width)
+        if first >= end:
+            return
+        at = slot.start + first - start
+        place = out[at : at + end - first].view(self.layout.dtype)
+        place.copy_(values[first // slot.width - begin : end // slot.width - begin])
+        least, most = torch.aminmax(place)  # NaN goes through both
+        if not (torch.isfinite(least) and torch.isfinite(most)):
+            kind = str(self.layout.dtype).removeprefix("torch.")
+            raise BadWeights(f"{self.layout.path}: {slot.name} holds values that are not finite in {kind}")
+
+    def _name(self, trained: str) -> str:
+        return f"{self._component}.{trained}"
+
+
+def pieces_of(weights: TrainedWeights, base_folder: Path, dtype: torch.dtype) -> list[Pieces]:
+    """Every file that training changed, components in the order of the trained names.
+
+    Raises BadWeights where a file does not take the trained tensors, or a trained tensor is in no file.
+    """
+    components: dict[str, dict[str, torch.Size]] = {}
+    for whole_name, shape in weights.shapes.items():
+        component, name = whole_name.split(".", 1)
+        components.setdefault(component, {})[name] = shape
+    found = []
+    for component, shapes in components.items():
+        layouts = [
+            lay_out(path, tensors_of(base_folder / path), shapes, dtype)
+            for path in weight_files(base_folder, component)
+        ]
+        stored = {slot.trained for layout in layouts for slot in layout.slots}
+        if missing := sorted(shapes.keys() - stored):
+            raise BadWeights(f"{component}: {len(missing)} trained tensors are in no file, such as {missing[0]}")
+        found += [Pieces(layout, component, base_folder / layout.path, weights) for layout in layouts]
+    return found
+
+
+def tensors_of(path: Path) -> dict[str, TensorInfo]:
+    """Formats and shapes of a local safetensors file, from its header."""
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+        return {name: TensorInfo(piece.get_dtype(), tuple(piece.get_shape())) for name, piece in slices.items()}

@@ -1,44 +1,42 @@
 """Files of a trained model into the object store, and the manifest, once, after all of them."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from booth.contract.attempts import Brief, Manifest, StoredFile
-from booth_service.diffusion.components import weight_files
-from booth_service.publish.export import export_file
+from booth.contract.jobs import ExportDtype
+from booth_service.publish.export import Pieces, TrainedWeights, pieces_of
+from booth_service.publish.gang import Gang
+from booth_service.publish.upload import Say, upload_files
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
 
+DTYPES: dict[ExportDtype, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Export:
-    """Stores trained weights under the attempt's prefix. Picklable: rank 0 calls it at the end of training."""
+    """Stores trained weights under the attempt's prefix, floats in `dtype`. Picklable: all ranks call it at the end."""
 
     brief: Brief
     store: ObjectStore
     scratch_dir: str | None
     dtype: torch.dtype = torch.float16
 
-    def __call__(self, weights: Mapping[str, Mapping[str, Tensor]]) -> list[StoredFile]:
-        """Component folder -> name in the loaded module -> trained tensor, whole; what is absent is the base's."""
-        base_folder = materialize(self.store, self.brief.base_files, self.scratch_dir)
-        return [
-            self._upload(path, export_file(tensors, base_folder, path, self.dtype))
-            for component, tensors in weights.items()
-            for path in weight_files(base_folder, component)
-        ]
+    def __call__(self, weights: TrainedWeights, say: Say) -> list[StoredFile]:
+        """The changed files' records, on every rank. Raises the same BadWeights or StorageError on all of them."""
+        brief, gang = self.brief, Gang(weights.device)
 
-    def _upload(self, path: Path, body: bytes) -> StoredFile:
-        brief = self.brief
-        key = keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, path.as_posix())
-        self.store.put(key, body)
-        return StoredFile(path=path.as_posix(), key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+        def prepare() -> list[Pieces]:
+            return pieces_of(weights, materialize(self.store, brief.base_files, self.scratch_dir), self.dtype)
+
+        files = gang.all_or_none(prepare)
+        paths = [file.layout.path.as_posix() for file in files]
+        file_keys = [keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, path) for path in paths]
+        return upload_files(files, file_keys, self.store, gang, say)
 
 
 def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore) -> tuple[str, str]:

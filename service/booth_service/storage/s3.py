@@ -1,19 +1,47 @@
 """The one object-store client: boto3 against AWS S3 or any server that speaks its protocol."""
 
+import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
 
+from booth.contract.attempts import StoredFile
+from booth.contract.digests import Check
 from booth_service.errors import ObjectMissing, StorageError
+from booth_service.storage.transfer import Link, Transfer
 
-_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 _TAKEN = {"412", "PreconditionFailed"}
+_NO_UPLOAD = {"NoSuchUpload"}
+LINK_S = 900
+"""How long a link is good that is used at once; a body may still be on its way after that."""
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of an upload that the store has; `number` counts from 1, `sha256` is hex."""
+
+    number: int
+    etag: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload in parts that was begun: invisible until it is completed."""
+
+    key: str
+    id: str
 
 
 class ObjectStore:
@@ -26,14 +54,19 @@ class ObjectStore:
             endpoint_url=endpoint_url,
             region_name=region,
             config=Config(
-                s3={"addressing_style": "path"} if endpoint_url else {},
+                # "virtual" also keeps links on the bucket's own region, where "auto" sends them round by us-east-1
+                s3={"addressing_style": "path" if endpoint_url else "virtual"},
                 signature_version="s3v4",
-                retries={"mode": "standard", "max_attempts": 5},
+                retries={"mode": "standard", "max_attempts": 8},
                 connect_timeout=5,
                 read_timeout=60,
                 max_pool_connections=32,
             ),
         )
+        endpoint = self.client.meta.endpoint_url
+        proxy = get_environ_proxies(endpoint).get(endpoint.split(":")[0])
+        own_bundle = botocore.session.get_session().get_config_variable("ca_bundle")
+        self.transfer = Transfer(proxy, own_bundle or get_cert_path(True))
 
     def __reduce__(self) -> tuple[type["ObjectStore"], tuple[str, str | None, str]]:
         endpoint = self.client.meta.endpoint_url
@@ -77,6 +110,15 @@ class ObjectStore:
             raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
         return body
 
+    def get_file(self, file: StoredFile) -> bytes:
+        """A stored file's bytes. Raises StorageError, naming it, where they are not the recorded ones."""
+        body = self.get(file.key)
+        check = Check(file.sha256, file.part_bytes, file.part_sha256)
+        check.update(body)
+        if not check.is_right():
+            raise StorageError(f"{file.key} does not have the recorded SHA-256 {file.sha256}")
+        return body
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on, or fewer where the object ends before."""
         with _mapped(key):
@@ -109,6 +151,67 @@ class ObjectStore:
             partial.unlink()
             raise StorageError(f"{key}: the stored bytes do not have the recorded SHA-256 {sha256}")
         partial.rename(path)
+
+    def begin_upload(self, key: str) -> Upload:
+        """Begin an upload in parts. It ends with `complete`, `abort`, or a sweep."""
+        with _mapped(key):
+            begun = self.client.create_multipart_upload(Bucket=self.bucket, Key=key, ChecksumAlgorithm="SHA256")
+        return Upload(key, begun["UploadId"])
+
+    def put_part(self, upload: Upload, number: int, body: memoryview, sha256: str) -> StoredPart:
+        """Store part `number` (from 1; 5 MiB or more but for the last) from memory. Safe from many threads.
+
+        `sha256` is the body's, in hex: a store that checks it (AWS does) refuses what arrives otherwise.
+        """
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        parameters = {"Bucket": self.bucket, "Key": upload.key, "UploadId": upload.id, "PartNumber": number}
+
+        def link() -> Link:
+            asked = {**parameters, "ChecksumSHA256": checksum}
+            url = self.client.generate_presigned_url("upload_part", Params=asked, ExpiresIn=LINK_S)
+            return Link(url, {"x-amz-checksum-sha256": checksum})
+
+        return StoredPart(number, self.transfer.put(f"{upload.key} part {number}", link, body), sha256)
+
+    def complete(self, upload: Upload, parts: Sequence[StoredPart], total_bytes: int) -> None:
+        """The object is there, whole. Raises StorageError."""
+        listed = [
+            {
+                "PartNumber": part.number,
+                "ETag": part.etag,
+                "ChecksumSHA256": base64.b64encode(bytes.fromhex(part.sha256)).decode(),
+            }
+            for part in sorted(parts, key=lambda part: part.number)
+        ]
+        try:
+            with _mapped(upload.key):
+                self.client.complete_multipart_upload(
+                    Bucket=self.bucket, Key=upload.key, UploadId=upload.id, MultipartUpload={"Parts": listed}
+                )
+        except ObjectMissing:  # a first request did it, and its answer was lost
+            if self.size(upload.key) != total_bytes:
+                raise
+
+    def abort(self, upload: Upload) -> None:
+        """The upload and its parts are gone; one that is gone already is no error."""
+        try:
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.id)
+        except ClientError as error:
+            if _code(error) not in _NO_UPLOAD:
+                raise StorageError(f"{upload.key}: {error}") from error
+        except BotoCoreError as error:
+            raise StorageError(f"{upload.key}: {error}") from error
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """Uploads below a prefix that are neither completed nor aborted. For sweeps."""
+        with _mapped(prefix):
+            pages = self.client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from (Upload(item["Key"], item["UploadId"]) for item in page.get("Uploads", []))
+
+    def get_range_into(self, key: str, start: int, view: memoryview) -> None:
+        """Fill `view` with the object's bytes from `start` on. Safe from many threads; raises where it ends before."""
+        self.transfer.get_into(key, lambda: Link(self.download_link(key, LINK_S), {}), start, view)
 
     def delete(self, *keys: str) -> None:
         """Remove objects; absent ones are no error."""

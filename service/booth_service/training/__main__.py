@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from PIL import Image
+from torch import Tensor
 
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
@@ -26,10 +27,9 @@ from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
 from booth_service.training import checkpoint
 from booth_service.training.cache import Cache
-from booth_service.training.engine import Ema, Engine
-from booth_service.training.rank import whole_weights
+from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.samples import draw_samples
-from booth_service.training.worker import Task, train
+from booth_service.training.worker import Task, Trained, train
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
     class_images = pictures(arguments.class_images, subject.class_prompt) if params.num_class_images else []
     desk = FolderDesk(params, arguments)
     trained = train(Task(params, plan, components, photos, class_images[: params.num_class_images]), desk)
-    weights = whole_weights(trained, torch.float32)
+    weights = whole_weights(trained)
     if dist.get_rank() == 0:
         base = load_components(arguments.base_model)  # a fresh one: sharded modules no longer hold whole tensors
         for component, tensors in weights.items():
@@ -82,6 +82,17 @@ def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
         base.pipeline.save_pretrained(arguments.out / "model")
         print(json.dumps({"model": str(arguments.out / "model")}), flush=True)
     dist.barrier()
+
+
+def whole_weights(trained: Trained) -> dict[str, dict[str, Tensor]]:
+    """Component folder -> name -> trained tensor, or its average; whole on rank 0, but all must call."""
+    flats = trained.ema.flats if trained.ema else trained.engine.flats("fp32")
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in gather(trained.engine, flats, torch.float32):
+        component, own_name = name.split(".", 1)
+        if dist.get_rank() == 0:
+            weights.setdefault(component, {})[own_name] = tensor
+    return weights
 
 
 def pictures(folder: Path | None, prompt: str) -> list[Picture]:

@@ -26,11 +26,12 @@ from booth_service.storage.base_model import content_sha256, materialize
 from booth_service.storage.s3 import ObjectStore
 from booth_service.training import checkpoint
 from booth_service.training.cache import Cache, CacheKey
-from booth_service.training.engine import Ema, Engine, gather
+from booth_service.training.engine import Ema, Engine
+from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
-from booth_service.training.worker import Task, Trained, train
+from booth_service.training.worker import Task, train
 
-Weights = dict[str, dict[str, Tensor]]  # component folder -> tensor name -> whole tensor on the CPU
+MB = 10**6
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ClassSet:
 @dataclass(frozen=True)
 class WorkerConfig:
     """All that a rank gets. `pulse` opens the line to the control plane (rank 0 alone uses it); `export` stores the
-    trained weights and is called by rank 0 at the end."""
+    trained weights: all ranks call it at the end, with what is to be told of bytes stored and bytes in all."""
 
     brief: Brief
     plan: Plan
@@ -52,14 +53,13 @@ class WorkerConfig:
     scratch_dir: str | None
     class_sets: list[ClassSet]
     pulse: Callable[[JobState, Progress], AbstractContextManager[Any]]
-    export: Callable[[Weights], list[StoredFile]]
-    export_dtype: torch.dtype = torch.float16
+    export: Callable[[FinalWeights, Callable[[int, int], None]], list[StoredFile]]
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
-    """Train one rank of the attempt from its brief; rank 0 exports and returns the files.
+    """Train one rank of the attempt from its brief and export its share; rank 0 returns the files.
 
-    Raises NotFinite, AttemptEnded, StorageError, CheckpointMismatch, BaseModelError.
+    Raises NotFinite, AttemptEnded, StorageError, CheckpointMismatch, BaseModelError, BadWeights.
     """
     c: WorkerConfig = config["worker"]
     progress = Progress(phase="loading the base model", total_steps=c.brief.params.steps)
@@ -74,26 +74,8 @@ def _run(c: WorkerConfig, desk: "AttemptDesk") -> list[StoredFile] | None:
     components = load_components(materialize(c.store, c.brief.base_files, c.scratch_dir))
     photos = [photo_picture(c, photo) for photo in c.brief.photos]
     task = Task(c.brief.params, c.plan, components, photos, class_pictures(c), desk.known_moments())
-    trained = train(task, desk)
-    weights = whole_weights(trained, c.export_dtype)
-    files = None
-    if desk.pulse:
-        publishing = desk.progress.model_copy(update={"phase": "publishing", "eta_s": None})
-        desk.pulse.say(publishing, state=JobState.PUBLISHING)
-        files = c.export(weights)
-    dist.barrier()
-    return files
-
-
-def whole_weights(trained: Trained, dtype: torch.dtype) -> Weights:
-    """All trained tensors, the moving average where there is one, on rank 0 (others get parts: all must call it)."""
-    flats = trained.ema.flats if trained.ema else trained.engine.flats("fp32")
-    weights: Weights = {}
-    for name, tensor in gather(trained.engine, flats, dtype):
-        component, own_name = name.split(".", 1)
-        if dist.get_rank() == 0:
-            weights.setdefault(component, {})[own_name] = tensor
-    return weights
+    files = c.export(FinalWeights(train(task, desk)), desk.published)
+    return files if desk.pulse else None
 
 
 def photo_picture(c: WorkerConfig, photo: InstancePhoto) -> Picture:
@@ -138,6 +120,19 @@ class AttemptDesk:
         self.progress = progress
         if self.pulse:
             self.pulse.say(progress, note=note)
+
+    def published(self, stored_bytes: int, total_bytes: int) -> None:
+        """So much of the trained weights is in the object store, in MB as `Progress.step` has it."""
+        self.progress = self.progress.model_copy(
+            update={
+                "phase": "publishing",
+                "step": stored_bytes // MB,
+                "total_steps": max(1, total_bytes // MB),
+                "eta_s": None,
+            }
+        )
+        if self.pulse:
+            self.pulse.say(self.progress, state=JobState.PUBLISHING)
 
     def wants_stop(self) -> bool:
         return bool(self.pulse and self.pulse.desired != "run")

@@ -11,10 +11,11 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
-from stored_base import store_base
+from stored_base import fetch, store_base
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS, RECIPE
 from tiny_sdxl_base import write_tiny_sdxl_base
+from whole_weights import WholeWeights
 
 from booth.contract.attempts import Brief, Manifest
 from booth.contract.serving import Draw, DrawRequest, ModelRef
@@ -54,7 +55,8 @@ def models(base: Path, object_store: ObjectStore, tmp_path_factory: pytest.TempP
             job_id=f"job-{name}", tenant_id=f"engine-{base.name}", attempt=1, fence=1, params=PARAMS, photos=[],
             base_model="tiny", base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
         )  # fmt: skip
-        changed = Export(brief, object_store, scratch)({part: module.state_dict() for part, module in trained.items()})
+        weights = WholeWeights({part: module.state_dict() for part, module in trained.items()})
+        changed = Export(brief, object_store, scratch)(weights, lambda *_: None)
         key, sha256 = publish_manifest(brief, changed, object_store)
         models[name] = models["base"].model_copy(
             update={"model_id": name, "manifest_key": key, "manifest_sha256": sha256}
@@ -94,8 +96,7 @@ def test_a_picture_is_the_one_that_plain_diffusers_draws(
     engine: Engine, models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
 ) -> None:
     manifest = Manifest.model_validate_json(object_store.get(models["one"].manifest_key or ""))
-    for file in manifest.files:
-        object_store.download(file.key, tmp_path / "plain" / file.path, file.sha256)
+    fetch(object_store, manifest.files, tmp_path / "plain")
     plain = DiffusionPipeline.from_pretrained(tmp_path / "plain", safety_checker=None)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7, 8)]
     prompts = ["a photo of sks teapot"] * 4
@@ -161,8 +162,7 @@ def test_the_published_folder_is_half_precision_and_loads(
     base: Path, models: dict[str, ModelRef], object_store: ObjectStore, tmp_path: Path
 ) -> None:
     manifest = Manifest.model_validate_json(object_store.get(models["one"].manifest_key or ""))
-    for file in manifest.files:
-        object_store.download(file.key, tmp_path / file.path, file.sha256)
+    fetch(object_store, manifest.files, tmp_path)
     published = load_file(tmp_path / "unet/diffusion_pytorch_model.safetensors")
     trained = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     assert published.keys() == trained.keys()

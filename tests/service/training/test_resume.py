@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
-from loop import Case, Outcome, layout, run
+from loop import Case, Outcome, assert_published_as_cast, exports_to, layout, run
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
-pytestmark = pytest.mark.ranks
+from booth_service.storage.s3 import ObjectStore
+
+pytestmark = [pytest.mark.ranks, pytest.mark.s3]
 
 BREAK, STEPS = 5, 9
 WHOLE = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": BREAK, "ema_decay": 0.9})
@@ -26,9 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(base: Path, folder: Path) -> dict[str, Outcome]:
+def outcomes(base: Path, folder: Path, object_store: ObjectStore) -> dict[str, Outcome]:
+    exports = exports_to(object_store, base, folder)
+
     def case(name: str, ranks: int, stage: int, resume: str | None = None, params=WHOLE) -> Case:
-        return Case(name, base, layout(ranks, stage), params, resume=resume)
+        return Case(name, base, layout(ranks, stage), params, resume=resume, exports=exports)
 
     return run(
         [
@@ -48,6 +52,12 @@ def outcomes(base: Path, folder: Path) -> dict[str, Outcome]:
         ],
         folder,
     )
+
+
+def test_the_published_files_are_casts_of_the_moving_average(outcomes: dict[str, Outcome]) -> None:
+    for outcome in outcomes.values():
+        if outcome.error is None:
+            assert_published_as_cast(outcome)
 
 
 @pytest.mark.parametrize(

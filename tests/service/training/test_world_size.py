@@ -1,11 +1,13 @@
 """The result does not depend on the cluster: ranks, accumulation and ZeRO stage change rounding and nothing else."""
 
 import pytest
-from loop import Case, Outcome, layout, run
+from loop import Case, Outcome, assert_published_as_cast, exports_to, layout, run
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
-pytestmark = pytest.mark.ranks
+from booth_service.storage.s3 import ObjectStore
+
+pytestmark = [pytest.mark.ranks, pytest.mark.s3]
 
 STEPS = 20
 PARAMS_20 = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": STEPS})
@@ -14,13 +16,14 @@ RELATIVE_LOSS = 1e-5  # fp32 sums in another order; 20 steps carry it on
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory, object_store: ObjectStore) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("world-size")
     base = write_tiny_base(folder / "tiny")
+    exports = exports_to(object_store, base, folder)
 
     def case(name: str, ranks: int, stage: int, micro: int, params=PARAMS_20) -> Case:
         rows = 2 * params.train_batch_size
-        return Case(name, base, layout(ranks, stage, rows=rows, micro=micro), params)
+        return Case(name, base, layout(ranks, stage, rows=rows, micro=micro), params, exports=exports)
 
     return run(
         [
@@ -58,6 +61,11 @@ def test_losses_and_weights_are_those_of_one_rank(outcomes: dict[str, Outcome], 
     entries = sum(tensor.numel() for tensor in theirs.weights.values())
     far = sum(int(((ours.weights[name] - tensor).abs() > allowed).sum()) for name, tensor in theirs.weights.items())
     assert far <= 0.001 * entries, f"{far} of {entries} weights differ by more than {allowed}"
+
+
+def test_the_published_files_are_casts_of_the_weights(outcomes: dict[str, Outcome]) -> None:
+    for outcome in outcomes.values():
+        assert_published_as_cast(outcome)
 
 
 def test_clipping_clips_the_whole_gradient(outcomes: dict[str, Outcome]) -> None:

@@ -1,0 +1,164 @@
+"""Where every byte of a published file lies, before any of it is there: a function of names, shapes and the format.
+
+safetensors: 8 bytes with the header's length, the header in JSON padded to a multiple of 8, and the tensors one after
+the other without holes. Files are laid out as the safetensors library itself writes them.
+"""
+
+import bisect
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from booth.contract.digests import part_ranges
+from booth_service.diffusion.components import live_name
+from booth_service.errors import BadWeights
+
+_MIB = 2**20
+LEAST_PART_BYTES = 5 * _MIB  # S3's own limit, but for a file's last part
+MOST_PART_BYTES = 32 * _MIB
+_PARTS_AIMED_AT, _MOST_PARTS = 64, 10_000
+
+# safetensors' own order of a file's tensors, then by name; and the bytes of one element.
+_WIDTHS = {
+    "U64": 8, "I64": 8, "F64": 8, "F32": 4, "U32": 4, "I32": 4, "BF16": 2, "F16": 2, "U16": 2, "I16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_ORDER = list(_WIDTHS)
+CODES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+_CONVERTED = {"F16", "BF16", "F32", "F64"}
+
+
+class TensorInfo(NamedTuple):
+    """What a file's header says of one tensor: safetensors' code of its format, and its shape."""
+
+    code: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor's place: bytes [start, start + bytes) of the file.
+
+    `trained` is the name of the trained tensor that it holds; None: the base file's own.
+    """
+
+    name: str
+    info: TensorInfo
+    start: int
+    bytes: int
+    trained: str | None
+
+    @property
+    def is_converted(self) -> bool:
+        """True where the values are floats in the format asked for; others are as in the base file."""
+        return self.info.code in _CONVERTED
+
+    @property
+    def width(self) -> int:
+        """Bytes of one element."""
+        return _WIDTHS[self.info.code]
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """One published file: its header's bytes, then its tensors in order."""
+
+    path: Path
+    header: bytes
+    slots: tuple[Slot, ...]
+    dtype: torch.dtype
+    _starts: list[int] = field(repr=False)
+
+    @property
+    def total_bytes(self) -> int:
+        """The whole file's."""
+        return self.slots[-1].start + self.slots[-1].bytes if self.slots else len(self.header)
+
+    @property
+    def part_bytes(self) -> int:
+        """Of every part but the last."""
+        return part_bytes_of(self.total_bytes)
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """(start, length) of every part."""
+        return part_ranges(self.total_bytes, self.part_bytes)
+
+    def slots_in(self, start: int, length: int) -> Iterator[tuple[Slot, int, int]]:
+        """Every slot of which bytes lie in [start, start + length), with the first and the end of those bytes,
+        counted from the slot's own start."""
+        end = start + length
+        for slot in self.slots[max(0, bisect.bisect_right(self._starts, start) - 1) :]:
+            if slot.start >= end:
+                return
+            first, last = max(0, start - slot.start), min(slot.bytes, end - slot.start)
+            if first < last:
+                yield slot, first, last
+
+
+def part_bytes_of(total_bytes: int) -> int:
+    """The part size of a file: of its size alone, so that digests do not depend on who uploads. Whole MiB.
+
+    Some 64 parts, so that 8 ranks have 8 requests each on their way; 5 to 32 MiB, for beyond that requests cost
+    nothing; more only where S3's 10,000 parts would not do.
+    """
+    aimed = math.ceil(total_bytes / _PARTS_AIMED_AT / _MIB) * _MIB
+    needed = math.ceil(total_bytes / _MOST_PARTS / _MIB) * _MIB
+    return max(min(max(aimed, LEAST_PART_BYTES), MOST_PART_BYTES), needed)
+
+
+def own_parts(num_parts: int, rank: int, ranks: int) -> range:
+    """The contiguous run of a file's parts (from 0) that a rank uploads: 1/ranks of them, to one."""
+    return range(rank * num_parts // ranks, (rank + 1) * num_parts // ranks)
+
+
+def lay_out(
+    path: Path, base: Mapping[str, TensorInfo], trained: Mapping[str, torch.Size], dtype: torch.dtype
+) -> FileLayout:
+    """The base file at `path` with every trained tensor in place of its own, floats in `dtype`.
+
+    `trained` are named as in the loaded module. What they lack (layers that are not trained, position ids of old text
+    encoders) is the base's, so that every program that reads the base folder reads this one. Raises BadWeights where a
+    shape differs, two tensors of the file are one trained one, or none is.
+    """
+    sources = {name: live_name(name, trained) for name in base}
+    used = Counter(source for source in sources.values() if source is not None)
+    if not used:
+        raise BadWeights(f"{path}: none of its {len(base)} tensors is among the trained ones")
+    if doubled := [source for source, count in used.items() if count > 1]:
+        raise BadWeights(f"{path}: several of its tensors are the trained {', '.join(doubled)}")
+    infos = {}
+    for name, (code, shape) in base.items():
+        source = sources[name]
+        if source is not None and tuple(trained[source]) != shape:
+            raise BadWeights(f"{path}: {name} has shape {tuple(trained[source])}, the base {shape}")
+        if code not in _WIDTHS:
+            raise BadWeights(f"{path}: {name} has values of format {code}, which are not published")
+        infos[name] = TensorInfo(CODES[dtype] if code in _CONVERTED else code, shape)
+    return _file(path, infos, sources, dtype)
+
+
+def _file(
+    path: Path, infos: Mapping[str, TensorInfo], sources: Mapping[str, str | None], dtype: torch.dtype
+) -> FileLayout:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset, sizes = 0, {}
+    names = sorted(infos, key=lambda name: (_ORDER.index(infos[name].code), name.encode()))
+    for name in names:
+        code, shape = infos[name]
+        sizes[name] = math.prod(shape) * _WIDTHS[code]
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + sizes[name]]}
+        offset += sizes[name]
+    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    body += b" " * (-len(body) % 8)
+    start, slots = 8 + len(body), []
+    for name in names:
+        slots.append(Slot(name, infos[name], start, sizes[name], sources[name]))
+        start += sizes[name]
+    return FileLayout(path, len(body).to_bytes(8, "little") + body, tuple(slots), dtype, [slot.start for slot in slots])
