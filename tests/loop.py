@@ -29,7 +29,7 @@ from booth_service.publish import layout as layouts
 from booth_service.publish.publisher import Export
 from booth_service.storage.s3 import ObjectStore
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache, CacheKey
+from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
@@ -154,9 +154,6 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return self.case.stop_at is not None and len(self.progress) >= self.case.stop_at
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.case.resume is None:

@@ -70,7 +70,14 @@ class OneMachine:
 
     def admin(self, *arguments: str) -> Any:
         """What `boothctl admin` answers."""
-        command = [sys.executable, "-m", "booth_service.local", "admin", "--data-dir", str(self.data_dir)]
+        return self._operate("admin", *arguments)
+
+    def register(self, *arguments: str) -> Any:
+        """What `boothctl base-models add` answers."""
+        return self._operate("register", *arguments)
+
+    def _operate(self, program: str, *arguments: str) -> Any:
+        command = [sys.executable, "-m", "booth_service.local", program, "--data-dir", str(self.data_dir)]
         done = subprocess.run([*command, *arguments, "--json"], capture_output=True, text=True, env=os.environ)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

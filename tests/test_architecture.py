@@ -29,7 +29,7 @@ MAY_IMPORT = {
         "booth_service.plan",
         "booth_service.beats",
     },
-    "prior": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
+    "prior": {"booth_service.diffusion", "booth_service.data.framing", "booth_service.storage"},
     "publish": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "evaluation": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "inference": {

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_operator, cli_samples, job_file
+from booth import cli_base_models, cli_models, cli_operator, cli_samples, job_file
 from booth import cli_output as out
-from booth.cli_output import AsJson, JobId
+from booth.cli_output import AsJson, JobId, ModelId
 from booth.client import Client
 from booth.contract.states import JobState
 from booth.errors import BoothError
@@ -45,8 +45,6 @@ app = typer.Typer(
     help="Personalise an image model with a few photos, on a Booth service.",
     epilog=out.EXIT_CODES_HELP,
 )
-
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
 @app.command()
@@ -179,25 +177,6 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def models(
-    limit: Annotated[int, typer.Option(min=1, help="The most models to list.")] = 50, as_json: AsJson = False
-) -> None:
-    """List models, newest first."""
-    with Client() as client:
-        found = client.models.list(limit)
-    if as_json:
-        out.show_json([model.record.model_dump(mode="json") for model in found])
-    elif found:
-        rows = [
-            [m.id, " + ".join(m.prompt_prefixes), m.base_model, f"{m.record.created_at:%Y-%m-%d %H:%M}", m.name]
-            for m in found
-        ]
-        out.show_table(("ID", "SAY", "BASE MODEL", "CREATED", "NAME"), rows)
-    else:
-        out.say("no models; a job that succeeds makes one")
-
-
-@app.command()
 def generate(
     model_id: ModelId,
     prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
@@ -240,6 +219,8 @@ def download(
         typer.echo(path)
 
 
+app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_base_models.app, name="base-models")
 app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)
 

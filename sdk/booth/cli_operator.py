@@ -15,12 +15,12 @@ from booth import cli_output as out
 
 _MODULES = ("alembic", "boto3", "deepspeed", "diffusers", "fastapi", "psutil", "ray", "sqlalchemy", "torch", "uvicorn")
 _EXTRAS = 'pip install "booth[service,local]"'
-_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer()
 
 
-@app.command(context_settings=_PASSED_ON)
+@app.command(context_settings=PASSED_ON)
 def up(
     context: typer.Context,
     data_dir: Annotated[Path | None, typer.Option(help="Where state lives; BOOTH_DATA_DIR or the user's own.")] = None,
@@ -34,13 +34,18 @@ def up(
     _become("-m", "booth_service.local", "up", *given, *context.args)
 
 
-@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+@app.command(context_settings={**PASSED_ON, "help_option_names": []})
 def admin(context: typer.Context) -> None:
-    """Tenants, API keys and base models of the local stack; `boothctl admin --help` lists what it takes."""
+    """Tenants and API keys of the local stack; `boothctl admin --help` lists what it takes."""
     _become("-m", "booth_service.local", "admin", *context.args)
 
 
-@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+def add_base_model(arguments: list[str]) -> None:
+    """This process turns into the program that adds a base model to the local stack."""
+    _become("-m", "booth_service.local", "register", *arguments)
+
+
+@app.command(context_settings={**PASSED_ON, "help_option_names": []})
 def demo(context: typer.Context) -> None:
     """Personalise a subject of the offline base model and draw it in new places, from stack up to stack down."""
     script = Path(__file__).resolve().parents[2] / "examples" / "tinyworld" / "demo.py"
@@ -50,7 +55,7 @@ def demo(context: typer.Context) -> None:
     _become(str(script), *context.args)
 
 
-@app.command(context_settings={**_PASSED_ON, "help_option_names": []})
+@app.command(context_settings={**PASSED_ON, "help_option_names": []})
 def plan(context: typer.Context) -> None:
     """Ranks, memory, time and cost of a job that is not run; `boothctl plan --help` lists what it takes."""
     os.execv(sys.executable, [sys.executable, "-m", "booth_service.plan_report", *context.args])  # needs no extra

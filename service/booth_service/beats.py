@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx2
 from pydantic import SecretStr
 
-from booth.contract.attempts import Beat, BeatReply, Brief, Failed, Published, SampleStrip
+from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
 from booth.contract.jobs import Progress
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.errors import AttemptEnded, BadWeights, ServiceError
@@ -35,6 +35,14 @@ class Line:
     def beat(self, beat: Beat) -> Desired:
         """Say where the attempt is; returns what the owner wants."""
         return BeatReply.model_validate_json(self._call("POST", "/beat", beat.model_dump_json()).content).desired
+
+    def claim_class_set(self, address: str) -> ClassSetLease:
+        """Take the lease of a class-image set, or hear who holds it."""
+        return ClassSetLease.model_validate_json(self._call("POST", f"/class-sets/{address}").content)
+
+    def release_class_set(self, address: str) -> None:
+        """Give the lease back."""
+        self._call("DELETE", f"/class-sets/{address}")
 
     def published(self, published: Published) -> None:
         """Ask for the model to be made visible. Raises BadWeights where it fails verification."""

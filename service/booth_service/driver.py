@@ -5,25 +5,23 @@ python -m booth_service.driver <job id> <attempt>
 
 import importlib.util
 import sys
-import time
 
 import ray
 
 from booth.contract.attempts import Brief, Published
-from booth.contract.jobs import Progress
+from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
 from booth.contract.states import FailureReason, JobState
 from booth_service.beats import Line, Pulse
+from booth_service.class_images import ClassDesk, prepare_class_images
 from booth_service.errors import AttemptEnded, DoesNotFit, MissingExtra, ServiceError
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
-from booth_service.prior.class_set import ClassSetSpec
-from booth_service.prior.generate import ClassImages, ensure_class_images
+from booth_service.prior.generate import by_actor_pool
 from booth_service.publish.publisher import DTYPES, Export, publish_manifest
 from booth_service.settings import Settings, settings
-from booth_service.storage import keys
-from booth_service.storage.base_model import content_sha256, materialize
+from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
-from booth_service.training.rank import ClassSet, WorkerConfig
+from booth_service.training.rank import WorkerConfig
 from booth_service.training.trainer import fit
 
 EXIT_FAILED, EXIT_ENDED = 3, 4
@@ -57,11 +55,12 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
     layout = lay_out(brief, config, store)
     print(f"plan: {layout.why}", flush=True)
-    preparing = Progress(phase="class images", total_steps=brief.params.num_class_images)
+    preparing = Progress(phase=CLASS_IMAGES_PHASE, total_steps=brief.params.num_class_images)
     with Pulse(line, brief.fence, JobState.PREPARING, preparing) as pulse:
         if layout.fewer_ranks_than_rows:
             pulse.say(preparing, warning=layout.fewer_ranks_than_rows)
-        class_sets = prepare_class_images(brief, config, store, pulse, layout.use_gpu)
+        desk = ClassDesk(brief, store, config.scratch_dir, layout.use_gpu, line, pulse, by_actor_pool)
+        class_sets = prepare_class_images(desk)
         starting = Progress(phase="starting ranks", total_steps=brief.params.steps)
         pulse.say(starting, state=JobState.TRAINING, note=f"starting {layout.ranks} ranks")
     worker = WorkerConfig(
@@ -129,62 +128,6 @@ def refuse_eight_bit(layout: Plan) -> None:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra('optimizer "adamw_8bit" needs bitsandbytes on the cluster; install it, or use "adamw"')
-
-
-def prepare_class_images(
-    brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
-) -> list[ClassSet]:
-    """The class images of every subject, reused or made. Subjects of one class share a set."""
-    params, recipe = brief.params, brief.recipe
-    if params.num_class_images == 0:
-        return []
-    sets = []
-    for subject in params.subjects:
-        spec = ClassSetSpec(
-            base_sha256=content_sha256(brief.base_files),
-            class_prompt=subject.class_prompt,
-            scheduler="base",
-            num_inference_steps=recipe.class_num_inference_steps,
-            guidance_scale=recipe.class_guidance_scale,
-            resolution=params.resolution,
-            dtype="float16" if use_gpu else "float32",
-            block_size=recipe.class_block_size,
-        )
-        images = make_class_set(spec, brief, config, store, pulse, use_gpu)
-        moments_key = keys.class_moments(brief.tenant_id, spec.address, params.num_class_images)
-        sets.append(ClassSet(images.keys, moments_key))
-    return sets
-
-
-def make_class_set(
-    spec: ClassSetSpec, brief: Brief, config: Settings, store: ObjectStore, pulse: Pulse, use_gpu: bool
-) -> ClassImages:
-    """The class images of one prompt, with progress while any are made."""
-    count = brief.params.num_class_images
-    began = time.monotonic()
-
-    def on_made(done: int, total: int) -> None:
-        pulse.check()
-        pace = done / (time.monotonic() - began)
-        progress = Progress(
-            phase="class images", step=done, total_steps=total, images_per_second=pace, eta_s=(total - done) / pace
-        )
-        pulse.say(progress)
-
-    images = ensure_class_images(
-        spec,
-        count,
-        tenant_id=brief.tenant_id,
-        base_files=brief.base_files,
-        store=store,
-        scratch_dir=config.scratch_dir,
-        use_gpu=use_gpu,
-        on_made=on_made,
-    )
-    note = f"class images: {images.reused} reused, {images.made} made ({spec.class_prompt})"
-    print(note, flush=True)
-    pulse.say(Progress(phase="class images", step=count, total_steps=count), note=note)
-    return images
 
 
 if __name__ == "__main__":

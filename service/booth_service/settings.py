@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 from functools import cache
+from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
     """And with its so many lost clusters: a restart of the stack, clean or not, is one."""
     max_running_jobs: int = 1
     """Jobs on the cluster at a time; the others wait in order, and say so (inside Ray a second gang waits silently)."""
+    share_class_images: bool = False
+    """Class images that a base model drew are shared by all tenants (they hold no one's photos), not by each one's jobs
+    alone. A user's own class images never are."""
     reconcile_interval_s: float = 1.0
     upload_link_s: int = 900
     download_link_s: int = 900
@@ -50,6 +54,10 @@ class Settings(BaseSettings):
     """Host memory for models in a serving replica."""
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
+    base_cache_bytes: int = 64 * 2**30
+    """Disk that base models may take on a node; those in use stay in any case."""
+    base_model_allow_list: Path | None = None
+    """A YAML or JSON file of what may be added as a base model (control/allow_list.py); None means anything."""
 
 
 @cache

@@ -15,7 +15,6 @@ from booth.contract.jobs import Progress
 from booth_service.diffusion.components import Components, load_components
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
-from booth_service.training.cache import Cache
 from booth_service.training.engine import Ema, Engine
 from booth_service.training.worker import Task, train
 
@@ -36,9 +35,6 @@ class TurnDesk:
     def wants_stop(self) -> bool:
         self.turn.step_done()
         return False
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         self.turn.begin()

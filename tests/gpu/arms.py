@@ -23,7 +23,6 @@ from booth_service.diffusion.components import FAMILIES, Components
 from booth_service.diffusion.denoiser import TextConditionedDenoiser, denoiser
 from booth_service.diffusion.prompts import input_ids
 from booth_service.plan import Plan
-from booth_service.training.cache import Cache
 from booth_service.training.engine import Ema, Engine
 from booth_service.training.speed import FlopCount
 from booth_service.training.worker import Task, train
@@ -108,9 +107,6 @@ class ClockDesk:
     def wants_stop(self) -> bool:
         self.clock.step_done()
         return False
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         return 0

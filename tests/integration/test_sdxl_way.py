@@ -26,7 +26,7 @@ def base(stack: OneMachine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_tiny_sdxl_base(tmp_path_factory.mktemp("sdxl") / "tiny-sdxl")
     recipe = RECIPE.model_copy(update={"family": "stable-diffusion-xl", "source": "test"})
     (folder / "booth_recipe.json").write_text(recipe.model_dump_json())
-    added = stack.admin("base-model-add", "tiny-sdxl", str(folder))
+    added = stack.register("tiny-sdxl", str(folder))
     assert added["family"] == "stable-diffusion-xl"
     return folder
 

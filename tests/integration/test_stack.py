@@ -87,7 +87,7 @@ def test_a_killed_stack_comes_back_with_all_it_had_and_stops_without_a_trace(
 ) -> None:
     base = write_tiny_base(tmp_path / "base")
     (base / "booth_recipe.json").write_text(RECIPE.model_dump_json())
-    neighbour.admin("base-model-add", "kept", str(base))
+    neighbour.register("kept", str(base))
     key = neighbour.api_key
     assert neighbour.base_url != stack.base_url
 
@@ -99,7 +99,7 @@ def test_a_killed_stack_comes_back_with_all_it_had_and_stops_without_a_trace(
     neighbour.start()
     assert neighbour.api_key == key
     assert "kept" in [model["name"] for model in neighbour.get("/v1/base-models")["base_models"]]
-    assert neighbour.admin("base-model-add", "kept", str(base))["uploaded"] == 0  # the files are in S3 still
+    assert neighbour.register("kept", str(base))["uploaded"] == 0  # the files are in S3 still
 
     processes = neighbour.processes()
     state = state_of(neighbour)

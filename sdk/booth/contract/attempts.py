@@ -32,6 +32,14 @@ class InstancePhoto(StoredFile):
     mask: StoredFile | None = None
 
 
+class ClassPhoto(StoredFile):
+    """A class image of the user's own as stored: its subject's number, height and width in pixels."""
+
+    subject: int = 0
+    height: int
+    width: int
+
+
 class SampleStrip(Record):
     """Sample pictures of one step: one PNG for each of `Params.sample_prompts`, in order.
 
@@ -77,6 +85,8 @@ class Brief(Record):
     max_ranks: int
     min_zero_stage: int = 1
     first_step_limit_s: float
+    class_photos: list[ClassPhoto] = []
+    share_class_images: bool = False
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 
@@ -99,6 +109,12 @@ class BeatReply(Record):
     """What the owner wants."""
 
     desired: Desired
+
+
+class ClassSetLease(Record):
+    """The answer to a claim: None where the attempt holds the lease now, else who does, in words for people."""
+
+    holder: str | None = None
 
 
 class Published(Record):

@@ -12,6 +12,8 @@ from booth.contract.states import FailureReason, JobState
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=limits.MAX_TEXT_CHARS)]
 TRAINING_PHASE = "training"  # the phase in which `step` counts optimizer steps
+CLASS_IMAGES_PHASE = "class images"
+WAITING_PHASE = "waiting for class images"  # another job makes them, so that nothing of this one moves
 Rate = Annotated[float, Field(gt=0, le=1)]
 PromptText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
 LrSchedule = Literal["constant", "linear", "cosine"]

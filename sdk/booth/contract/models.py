@@ -1,7 +1,7 @@
 """Models on the wire: what a job yields, its files, and pictures asked of it."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -9,6 +9,7 @@ from booth.contract import limits
 from booth.contract.base import Record, Request
 from booth.contract.jobs import Crop, ExportDtype, LrSchedule, OptimizerName, Precision
 
+ClassScheduler = Literal["base", "ddim", "dpmsolver++"]
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
 
 
@@ -82,12 +83,18 @@ class GenerateAnswer(Record):
 
 
 class BaseModelRecord(Record):
-    """A base model that jobs can start from, with the default dials of its recipe."""
+    """A base model that jobs can start from, with the default dials of its recipe.
+
+    `source` is a hub id, with the commit as `revision`; it is empty where the files came from elsewhere.
+    """
 
     name: str
     family: str
     is_default: bool
     recipe: "Recipe"
+    bytes: int = 0
+    source: str = ""
+    revision: str | None = None
 
 
 class BaseModelPage(Record):
@@ -97,7 +104,11 @@ class BaseModelPage(Record):
 
 
 class Recipe(Record):
-    """The default dials of a base model, with their source. No such number stands in code."""
+    """The default dials of a base model, with their source. No such number stands in code.
+
+    The `class_` ones are the operator's alone: how class images are drawn. Another value of any is another set.
+    `class_scheduler` "base" is the base model's own; `class_block_size` pictures are drawn at a time by one actor.
+    """
 
     source: str
     family: str = "stable-diffusion"
@@ -128,5 +139,9 @@ class Recipe(Record):
     num_inference_steps: int
     class_guidance_scale: float
     class_num_inference_steps: int
+    class_negative_prompt: str = ""
+    class_scheduler: ClassScheduler = "base"
     class_block_size: int = 4
+    class_threads_per_actor: int = 1
+    class_seed: int = 0
     rare_tokens: list[str] = []

@@ -7,6 +7,7 @@ from booth.contract.attempts import StoredFile
 from booth.contract.base import Record
 
 SECRET_HEADER = "x-booth-stack-secret"
+FORGET_PATH = "/forget"
 
 
 class ModelRef(Record):
@@ -17,6 +18,12 @@ class ModelRef(Record):
     base_files: list[StoredFile]
     manifest_key: str | None = None
     manifest_sha256: str | None = None
+
+
+class ForgetRequest(Record):
+    """A model that was deleted: no copy of it may stay."""
+
+    manifest_sha256: str
 
 
 class Draw(Record):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnElement, Select, select
 
@@ -146,10 +146,12 @@ def get_model(model_id: str, tenant: Caller, plane: Here) -> ModelRecord:
 
 
 @router.delete("/models/{model_id}", status_code=204)
-def delete_model(model_id: str, tenant: Caller, plane: Here) -> None:
-    """The model is gone for its user; its objects follow within a minute."""
+def delete_model(model_id: str, tenant: Caller, plane: Here, afterwards: BackgroundTasks) -> None:
+    """The model is gone for its user; objects, row and Serve's copies follow within a minute."""
     with plane.database.write() as session:
-        serving.owned_model(session, tenant, model_id).deleted_at = plane.now()
+        model = serving.owned_model(session, tenant, model_id)
+        model.deleted_at = plane.now()
+        afterwards.add_task(serving.forget, plane, model.manifest_sha256)
 
 
 @router.get("/models/{model_id}/files")

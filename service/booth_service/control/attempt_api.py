@@ -1,13 +1,15 @@
 """The drivers' HTTP API: brief, beats, and how an attempt ended. Each route takes its attempt's token alone."""
 
-from fastapi import APIRouter, Depends
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
 from sqlalchemy import select
 
-from booth.contract.attempts import Beat, BeatReply, Brief, Failed, InstancePhoto, Published
+from booth.contract.attempts import Beat, BeatReply, Brief, ClassPhoto, ClassSetLease, Failed, InstancePhoto, Published
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
-from booth_service.control import lifecycle, policy
+from booth_service.control import class_sets, lifecycle, policy
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
@@ -15,6 +17,8 @@ from booth_service.control.records import BaseModel, Model
 from booth_service.control.verification import Claim, verify
 from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights
+
+Address = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 router = APIRouter(prefix="/internal/attempts/{job_id}/{number}", dependencies=[Depends(check_attempt)])
 
@@ -39,6 +43,8 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         max_ranks=plane.settings.max_ranks,
         min_zero_stage=plane.settings.min_zero_stage,
         first_step_limit_s=plane.settings.first_step_limit_s,
+        class_photos=[ClassPhoto.model_validate(photo) for photo in job.class_photos],
+        share_class_images=plane.settings.share_class_images,
         resume_key=job.checkpoint_key,
     )
 
@@ -48,6 +54,23 @@ def post_beat(job_id: str, number: int, beat: Beat, plane: Here) -> BeatReply:
     """What the driver says is stored; what the owner wants comes back."""
     with plane.database.write() as session:
         return BeatReply(desired=lifecycle.beat(session, job_id, number, beat, plane.now()))
+
+
+@router.post("/class-sets/{address}")
+def claim_class_set(job_id: str, number: int, address: Address, plane: Here) -> ClassSetLease:
+    """The lease of a class-image set is the attempt's, or the answer says whose it is."""
+    is_shared = plane.settings.share_class_images
+    with plane.database.write() as session:
+        holder = class_sets.claim(session, job_id, number, address, plane.now(), is_shared=is_shared)
+    return ClassSetLease(holder=holder)
+
+
+@router.delete("/class-sets/{address}")
+def release_class_set(job_id: str, number: int, address: Address, plane: Here) -> dict[str, str]:
+    """The lease is the attempt's no more."""
+    with plane.database.write() as session:
+        class_sets.release(session, job_id, number, address, is_shared=plane.settings.share_class_images)
+    return {}
 
 
 @router.post("/published")

@@ -32,7 +32,15 @@ def named(session: Session, name: str) -> BaseModel:
 
 
 def register(
-    session: Session, name: str, recipe: Recipe, files: list[StoredFile], *, default: bool, now: datetime
+    session: Session,
+    name: str,
+    recipe: Recipe,
+    files: list[StoredFile],
+    *,
+    default: bool,
+    now: datetime,
+    source: str = "",
+    revision: str | None = None,
 ) -> str:
     """The name has these files and this recipe: "added", "unchanged" or "replaced". The first one is the default.
 
@@ -45,7 +53,7 @@ def register(
     if is_default:
         session.execute(update(BaseModel).values(is_default=False))
     if old is not None and old.files == rows and old.recipe == dials:
-        old.is_default = is_default
+        old.is_default, old.source, old.revision = is_default, source, revision
         return "unchanged"
     if old is not None:
         old.replaced_at = now
@@ -58,6 +66,8 @@ def register(
         is_default=is_default,
         recipe=dials,
         files=rows,
+        source=source,
+        revision=revision,
         created_at=now,
     )
     session.add(base)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from booth.contract.jobs import WAITING_PHASE
 from booth.contract.states import Desired, FailureReason
 from booth_service.control.records import Attempt, AttemptState, Job
 from booth_service.settings import Settings
@@ -121,7 +122,7 @@ def decide(
         return Stop()
     if job.desired is Desired.CANCEL:
         return Stop(FailureReason.CANCELLED)
-    return _running(attempt, settings, now, watching_since)
+    return _running(job, attempt, settings, now, watching_since)
 
 
 def decide_queue(queued: list[Job], running: int, settings: Settings, now: datetime) -> list[tuple[Job, Claim | Say]]:
@@ -179,7 +180,7 @@ def _gone(job: Job, attempt: Attempt, ray: RayStatus) -> Decision:
     return End(FailureReason.WORKER_DIED, f"the driver's Ray job is {ray.value} and did not say why")
 
 
-def _running(attempt: Attempt, settings: Settings, now: datetime, watching_since: datetime) -> Decision:
+def _running(job: Job, attempt: Attempt, settings: Settings, now: datetime, watching_since: datetime) -> Decision:
     def silent_s(since: datetime | None) -> float:
         return (now - max(since or attempt.created_at, watching_since)).total_seconds()
 
@@ -193,7 +194,9 @@ def _running(attempt: Attempt, settings: Settings, now: datetime, watching_since
         return Wait()
     if silent_s(attempt.last_beat_at or begun) > limit:
         return Stop(FailureReason.STALLED, f"the driver has said nothing for {limit:g} s")
-    if silent_s(attempt.last_progress_at or begun) > limit:
+    # One that waits for the class images of another job moves when that one has made them, or is over.
+    is_waiting = job.progress.get("phase") == WAITING_PHASE
+    if silent_s(attempt.last_progress_at or begun) > limit and not is_waiting:
         return Stop(FailureReason.STALLED, f"no progress for {limit:g} s")
     if attempt.last_beat_at is None:
         return Say("Starting on the cluster.")

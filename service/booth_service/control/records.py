@@ -1,7 +1,7 @@
 """The tables. SQL is the only truth: what is not here did not happen.
 
 tenants 1-n api_keys, uploads, idempotency, jobs, models
-jobs    1-n attempts, events, samples; 1-1 models
+jobs    1-n attempts, events, samples, class_set_leases; 1-1 models
 base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
 """
 
@@ -11,7 +11,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -87,7 +99,10 @@ class ApiKey(Table):
 
 
 class BaseModel(Table):
-    """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null)."""
+    """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null).
+
+    `source` is where the files came from; of a hub, `revision` is the commit.
+    """
 
     __tablename__ = "base_models"
     __table_args__ = (
@@ -106,6 +121,8 @@ class BaseModel(Table):
     is_default: Mapped[bool]
     recipe: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
+    source: Mapped[str]
+    revision: Mapped[str | None]
     created_at: Mapped[datetime]
     replaced_at: Mapped[datetime | None]
 
@@ -147,6 +164,7 @@ class Job(Table):
     params: Mapped[dict[str, Any]]
     warnings: Mapped[list[Any]]
     photos: Mapped[list[Any]]
+    class_photos: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     state: Mapped[JobState] = mapped_column(_words(JobState), index=True)
     status_detail: Mapped[str]
     desired: Mapped[Desired] = mapped_column(_words(Desired), default=Desired.RUN)
@@ -213,8 +231,20 @@ class Sample(Table):
     seeds: Mapped[list[Any]]
 
 
+class ClassSetLease(Table):
+    """Who makes a class-image set, by its tenant (or "shared") and address. Void once the attempt is over."""
+
+    __tablename__ = "class_set_leases"
+    __table_args__ = (ForeignKeyConstraint(["job_id", "attempt"], ["attempts.job_id", "attempts.n"]),)
+
+    class_set: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str]
+    attempt: Mapped[int]
+    claimed_at: Mapped[datetime]
+
+
 class Model(Table):
-    """A published model. Deleted: hidden at once; `purged_at` says that its objects are gone too."""
+    """A published model. Deleted: hidden at once; the row stays until its objects are gone."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("job_id"), Index("ix_models_tenant_id_id", "tenant_id", "id"))
@@ -230,4 +260,3 @@ class Model(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None] = mapped_column(index=True)
-    purged_at: Mapped[datetime | None]

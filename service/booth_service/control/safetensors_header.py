@@ -1,10 +1,10 @@
 """What a safetensors file holds, read by ranges: names, shapes, and values of its tensors."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from booth_service.storage.s3 import ObjectStore
 
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 SAMPLE_BYTES = 64 * 2**10
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -40,24 +40,32 @@ def read_header(store: ObjectStore, key: str, total_bytes: int) -> dict[str, Ten
     return _header(lambda start, count: store.get_range(key, start, count), key, total_bytes)
 
 
-def first_not_finite(path: Path) -> str | None:
-    """The name of the first tensor of a local file that holds NaN or infinity; every value is read.
+def scan(read: Callable[[int, int], bytes], name: str, total_bytes: int) -> tuple[str, str | None]:
+    """A file's SHA-256, and the first of its tensors that holds NaN or infinity; every byte is read once, in order.
 
-    Raises BadWeights where it is no whole safetensors file.
+    `read(start, length)` gives its bytes. Raises BadWeights where it is no whole safetensors file.
     """
-    with path.open("rb") as file:
+    tensors = sorted(_header(read, name, total_bytes).items(), key=lambda item: item[1].start)
+    digest, not_finite, at = hashlib.sha256(), None, 0
+    while at < total_bytes:
+        end = _cut(min(at + CHUNK_BYTES, total_bytes), tensors)
+        chunk = read(at, end - at)
+        digest.update(chunk)
+        for own_name, tensor in tensors:
+            first, last = max(at, tensor.start), min(end, tensor.start + tensor.bytes)
+            if tensor.is_float and first < last and not_finite is None:
+                values = _values(chunk[first - at : last - at], tensor.dtype)
+                not_finite = None if np.isfinite(values).all() else own_name
+        at = end
+    return digest.hexdigest(), not_finite
 
-        def read(start: int, count: int) -> bytes:
-            file.seek(start)
-            return file.read(count)
 
-        for name, tensor in _header(read, path.name, path.stat().st_size).items():
-            end = tensor.start + tensor.bytes if tensor.is_float else tensor.start
-            for start in range(tensor.start, end, CHUNK_BYTES):
-                chunk = read(start, min(CHUNK_BYTES, end - start))
-                if not np.isfinite(_values(chunk, tensor.dtype)).all():
-                    return name
-    return None
+def _cut(at: int, tensors: list[tuple[str, Tensor]]) -> int:
+    """The last place up to `at` that lies in no value of a tensor."""
+    for _, tensor in tensors:
+        if tensor.is_float and tensor.start < at < tensor.start + tensor.bytes:
+            return at - (at - tensor.start) % _WIDTHS[tensor.dtype]
+    return at
 
 
 def _header(read: Callable[[int, int], bytes], key: str, total_bytes: int) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Pictures: whose model it is and what is drawn are decided here; the Serve application draws."""
 
+import asyncio
 import logging
 import secrets
 
@@ -11,7 +12,15 @@ from booth.contract.jobs import Params
 from booth.contract.limits import MAX_IMAGES_PER_CALL
 from booth.contract.models import GenerateAnswer, GenerateRequest, Picture, Recipe
 from booth.contract.problems import FieldProblem
-from booth.contract.serving import SECRET_HEADER, Draw, DrawAnswer, DrawRequest, ModelRef
+from booth.contract.serving import (
+    FORGET_PATH,
+    SECRET_HEADER,
+    Draw,
+    DrawAnswer,
+    DrawRequest,
+    ForgetRequest,
+    ModelRef,
+)
 from booth_service.control import base_models
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid, not_found, unavailable
@@ -21,6 +30,7 @@ from booth_service.control.views import stored_files
 logger = logging.getLogger(__name__)
 
 TIMEOUT = httpx2.Timeout(600, connect=5)
+FORGET_PAUSES_S = (0.0, 1.0, 10.0)  # before each try
 
 
 def owned_model(session: Session, tenant_id: str, model_id: str) -> Model:
@@ -57,13 +67,9 @@ def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawReques
 
 async def draw(plane: Plane, request: DrawRequest) -> GenerateAnswer:
     """The pictures. Raises busy, unavailable or internal, as Serve is."""
-    headers = {
-        SECRET_HEADER: plane.settings.stack_secret.get_secret_value(),
-        "Content-Type": "application/json",
-    }
     try:
         response = await plane.serve.post(
-            plane.settings.serve_url, content=request.model_dump_json(), headers=headers, timeout=TIMEOUT
+            plane.settings.serve_url, content=request.model_dump_json(), headers=_headers(plane), timeout=TIMEOUT
         )
     except httpx2.TimeoutException as error:
         raise unavailable("Inference did not answer in time.", type(error).__name__, retry_after_s=30) from error
@@ -85,6 +91,25 @@ async def draw(plane: Plane, request: DrawRequest) -> GenerateAnswer:
         guidance_scale=request.guidance_scale,
         num_inference_steps=request.num_inference_steps,
     )
+
+
+async def forget(plane: Plane, manifest_sha256: str) -> None:
+    """Serve keeps no copy of a deleted model, where it can be told: nobody can ask for the model in any case."""
+    body = ForgetRequest(manifest_sha256=manifest_sha256).model_dump_json()
+    url = plane.settings.serve_url.rstrip("/") + FORGET_PATH
+    for pause_s in FORGET_PAUSES_S:
+        await asyncio.sleep(pause_s)
+        try:
+            response = await plane.serve.post(url, content=body, headers=_headers(plane), timeout=TIMEOUT)
+        except httpx2.TransportError as error:
+            logger.warning("inference was not told to forget %s: %s", manifest_sha256, type(error).__name__)
+            continue
+        if response.status_code not in (429, 503):
+            return
+
+
+def _headers(plane: Plane) -> dict[str, str]:
+    return {SECRET_HEADER: plane.settings.stack_secret.get_secret_value(), "Content-Type": "application/json"}
 
 
 def _draw_request(ref: ModelRef, asked: GenerateRequest, recipe: Recipe, resolution: int) -> DrawRequest:

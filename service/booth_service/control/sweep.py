@@ -45,9 +45,12 @@ def _unused(session: Session, upload: Upload) -> list[str]:
 
 
 def purge_models(plane: Plane) -> None:
-    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay."""
+    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay.
+
+    Their rows go last.
+    """
     with plane.database.read() as session:
-        due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None), Model.purged_at.is_(None))))
+        due = list(session.scalars(select(Model).where(Model.deleted_at.is_not(None))))
     for model in due:
         with plane.database.write() as session:  # first, so that no strip is shown whose pictures are gone
             session.execute(delete(Sample).where(Sample.job_id == model.job_id))
@@ -55,4 +58,4 @@ def purge_models(plane: Plane) -> None:
         doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
         plane.store.delete(*doomed)
         with plane.database.write() as session:
-            session.get_one(Model, model.id).purged_at = plane.now()
+            session.execute(delete(Model).where(Model.id == model.id))

@@ -64,7 +64,15 @@ def prompt_prefix(subject: Subject) -> str:
 def base_model_record(base: BaseModel) -> BaseModelRecord:
     """A base model with its default dials."""
     recipe = Recipe.model_validate(base.recipe)
-    return BaseModelRecord(name=base.name, family=base.family, is_default=base.is_default, recipe=recipe)
+    return BaseModelRecord(
+        name=base.name,
+        family=base.family,
+        is_default=base.is_default,
+        recipe=recipe,
+        bytes=sum(file.bytes for file in stored_files(base.files)),
+        source=base.source if base.revision else "",  # folders and buckets are the operator's own affair
+        revision=base.revision,
+    )
 
 
 def stored_files(rows: list[object]) -> list[StoredFile]:

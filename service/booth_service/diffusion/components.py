@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
 
 from booth_service.errors import BaseModelError
@@ -100,6 +100,15 @@ def load_pipeline(folder: Path, dtype: torch.dtype | Mapping[str, torch.dtype]) 
         raise BaseModelError(f"{folder} is not a loadable diffusers folder: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_vae(folder: Path) -> Any:
+    """The VAE of a local diffusers folder in fp32, as pictures are encoded with it. Raises BaseModelError."""
+    try:
+        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"{folder / 'vae'} is not a loadable VAE: {error}") from error
+    return vae.requires_grad_(False).eval()
 
 
 def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Components:

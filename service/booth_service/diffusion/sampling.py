@@ -3,7 +3,10 @@
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from PIL.Image import Image
+
+from booth.contract.models import ClassScheduler
 
 
 def draw(
@@ -47,3 +50,12 @@ def batches(negative_prompts: list[str], batch_size: int) -> list[list[int]]:
     without = [row for row, text in enumerate(negative_prompts) if not text]
     with_one = [row for row, text in enumerate(negative_prompts) if text]
     return [rows[i : i + batch_size] for rows in (without, with_one) for i in range(0, len(rows), batch_size)]
+
+
+def use_scheduler(pipeline: Any, name: ClassScheduler) -> None:
+    """The pipeline draws with this scheduler, with the betas and the prediction type of its own; "base" is its own."""
+    config = pipeline.scheduler.config
+    if name == "ddim":
+        pipeline.scheduler = DDIMScheduler.from_config(config)
+    elif name == "dpmsolver++":
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")

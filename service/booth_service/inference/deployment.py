@@ -9,7 +9,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from booth.contract.serving import SECRET_HEADER, DrawAnswer, DrawRequest
+from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawAnswer, DrawRequest, ForgetRequest
 from booth_service.errors import ServiceError
 from booth_service.inference.engine import Engine
 from booth_service.settings import settings
@@ -38,11 +38,16 @@ class Painter:
         self.engine = Engine(store, device, config.model_cache_bytes, BATCH_SIZE, config.scratch_dir)
 
     async def __call__(self, request: Request) -> Response:
-        """POST / takes a DrawRequest and answers a DrawAnswer; GET /healthz says that the replica is there."""
+        """POST / takes a DrawRequest and answers a DrawAnswer, POST /forget a ForgetRequest; GET /healthz says that the
+        replica is there."""
         if request.url.path == "/healthz":
             return JSONResponse({"status": "ok"})
         if not hmac.compare_digest(request.headers.get(SECRET_HEADER, ""), self.secret):
             return JSONResponse({"detail": "this endpoint answers the control plane alone"}, status_code=403)
+        if request.url.path == FORGET_PATH:
+            forgotten = ForgetRequest.model_validate_json(await request.body())
+            await asyncio.to_thread(self.engine.forget, forgotten.manifest_sha256)
+            return Response(status_code=204)
         wanted = DrawRequest.model_validate_json(await request.body())
         answer = await self.draw_together(wanted)
         if isinstance(answer, ServiceError):

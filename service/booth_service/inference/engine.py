@@ -63,12 +63,23 @@ class Engine:
             for image, each in zip(images, request.draws, strict=True)
         ]
 
+    def forget(self, manifest_sha256: str) -> None:
+        """No copy of the model is left, in cache or live pipeline. Waits for the pictures that are being drawn."""
+        self.cache.forget(manifest_sha256)
+        with self._device_lock:
+            for base_folder, skeleton in self._skeletons.items():
+                if skeleton.active == manifest_sha256:
+                    self._fill(skeleton, str(base_folder), self._base_weights(base_folder))
+
     def _weights(self, model: ModelRef, base_folder: Path) -> Weights:
-        base = self.cache.get(str(base_folder), lambda: base_weights(base_folder))
+        base = self._base_weights(base_folder)
         if model.manifest_key is None or model.manifest_sha256 is None:
             return base
         key, sha256 = model.manifest_key, model.manifest_sha256
         return base | self.cache.get(sha256, lambda: published_weights(self.store, key, sha256))
+
+    def _base_weights(self, base_folder: Path) -> Weights:
+        return self.cache.get(str(base_folder), lambda: base_weights(base_folder))
 
     def _activate(self, model: ModelRef, base_folder: Path, weights: Weights) -> Any:
         """The base model's pipeline holding this model's weights."""
@@ -78,11 +89,15 @@ class Engine:
             self._skeletons[base_folder] = skeleton
         wanted = model.manifest_sha256 or str(base_folder)
         if skeleton.active != wanted:
-            skeleton.active = None  # a copy that fails half-way must never be taken for a model
-            for component, tensors in weights.items():
-                copy_into(getattr(skeleton.pipeline, component), tensors)
-            skeleton.active = wanted
+            self._fill(skeleton, wanted, weights)
         return skeleton.pipeline
+
+    @staticmethod
+    def _fill(skeleton: Skeleton, name: str, weights: Weights) -> None:
+        skeleton.active = None  # a copy that fails half-way must never be taken for a model
+        for component, tensors in weights.items():
+            copy_into(getattr(skeleton.pipeline, component), tensors)
+        skeleton.active = name
 
 
 def png_base64(image: Any, *, prompt: str, seed: int, model: str) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from booth.contract.attempts import Manifest
 from booth_service.diffusion.components import family_of, live_name, weight_files
+from booth_service.inference.tensor_file import tensors_in
+from booth_service.storage.fetch import fetch
 from booth_service.storage.s3 import ObjectStore
 
 Weights = dict[str, dict[str, Tensor]]  # component -> tensor name in the file -> tensor
@@ -23,6 +25,7 @@ class WeightsCache:
         self.capacity_bytes = capacity_bytes
         self.bytes = 0
         self._entries: OrderedDict[str, Weights] = OrderedDict()
+        self._forgotten: set[str] = set()
         self._lock = threading.Lock()
 
     def get(self, name: str, fetch: Callable[[], Weights]) -> Weights:
@@ -33,6 +36,8 @@ class WeightsCache:
                 return self._entries[name]
         weights = fetch()
         with self._lock:
+            if name in self._forgotten:  # while it was on its way
+                return weights
             if name not in self._entries:
                 self._entries[name] = weights
                 self.bytes += size_bytes(weights)
@@ -40,6 +45,13 @@ class WeightsCache:
                 _, dropped = self._entries.popitem(last=False)
                 self.bytes -= size_bytes(dropped)
         return weights
+
+    def forget(self, name: str) -> None:
+        """The weights under this name are dropped, and kept no more should they still arrive."""
+        with self._lock:
+            self._forgotten.add(name)
+            dropped = self._entries.pop(name, {})
+            self.bytes -= size_bytes(dropped)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,12 +75,17 @@ def base_weights(folder: Path) -> Weights:
 
 
 def published_weights(store: ObjectStore, manifest_key: str, manifest_sha256: str) -> Weights:
-    """The changed tensors of a published model. Raises StorageError where bytes do not have the recorded hashes."""
+    """The changed tensors of a published model, each file in one piece of memory that was filled from the store.
+
+    Raises StorageError where bytes do not have the recorded hashes, BadWeights where a file is no safetensors file.
+    """
     manifest = Manifest.model_validate_json(store.get(manifest_key, manifest_sha256))
+    memory = [torch.empty(file.bytes, dtype=torch.uint8) for file in manifest.changed]
+    views = [each.numpy().data for each in memory]
+    fetch(store, list(zip(manifest.changed, views, strict=True)))
     weights: Weights = {}
-    for file in manifest.changed:
-        tensors = load(store.get_file(file))
-        weights.setdefault(file.path.split("/")[0], {}).update(tensors)
+    for file, each in zip(manifest.changed, memory, strict=True):
+        weights.setdefault(file.path.split("/")[0], {}).update(tensors_in(file.key, each))
     return weights
 
 

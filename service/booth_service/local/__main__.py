@@ -1,4 +1,4 @@
-"""`python -m booth_service.local up|admin`: what `boothctl up` and `boothctl admin` run."""
+"""`python -m booth_service.local up|admin|register`: what boothctl's `up`, `admin` and `base-models add` run."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from booth_service.local import environment, leftovers
 from booth_service.local.data_dir import DataDir, default_path
@@ -24,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o077)  # what this process and its children write is for their owner alone
     directory = DataDir(asked.data_dir or default_path())
     try:
-        return up(directory, asked.port, asked.json) if asked.command == "up" else admin(directory, rest)
+        if asked.command == "up":
+            return up(directory, asked.port, asked.json)
+        become(f"booth_service.control.{asked.command}", directory, rest)
     except StackError as error:
         say(str(error))
         return 1
@@ -54,14 +57,14 @@ def up(directory: DataDir, port: int | None, as_json: bool = False) -> int:
     return 0
 
 
-def admin(directory: DataDir, rest: list[str]) -> int:
-    """This process becomes `booth_service.control.admin` with the settings of the stack on this data directory."""
+def become(module: str, directory: DataDir, rest: list[str]) -> NoReturn:
+    """This process becomes an operator's program with the settings of the stack on this data directory."""
     state = directory.load_state()
     if not state.s3_ports:
         raise StackError(f"No stack was ever started on {directory.path}. Run `boothctl up` first, or name --data-dir.")
     settings = environment.control(directory, state)
     del settings[leftovers.MARK]
-    os.execve(sys.executable, [sys.executable, "-m", "booth_service.control.admin", *rest], settings)
+    os.execve(sys.executable, [sys.executable, "-m", module, *rest], settings)
 
 
 def _whereabouts(stack: Stack) -> dict[str, str | int]:
@@ -83,9 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("up", parents=[shared], help="run the one-machine stack in the foreground")
     command.add_argument("--port", type=int, help="port of the control plane (7878, or a free one)")
     command.add_argument("--json", action="store_true", help="write where it answers to stdout, as one JSON document")
-    commands.add_parser(
-        "admin", parents=[shared], add_help=False, allow_abbrev=False, help="tenants, API keys and base models"
-    )
+    for name, text in (("admin", "tenants and API keys"), ("register", "add a base model")):
+        commands.add_parser(name, parents=[shared], add_help=False, allow_abbrev=False, help=text)
     return parser
 
 

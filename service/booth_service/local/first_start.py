@@ -20,14 +20,14 @@ def make_key(directory: DataDir, state: State) -> State:
     """The state with an API key that the running control plane takes: the kept one, or a new one of tenant "local"."""
     if state.api_key and _get(state, "/v1/base-models").status_code == 200:
         return state
-    admin(directory, state, "tenant-add", TENANT)
-    return state.model_copy(update={"api_key": admin(directory, state, "key-add", TENANT)["key"]})
+    operate("admin", directory, state, "tenant-add", TENANT)
+    return state.model_copy(update={"api_key": operate("admin", directory, state, "key-add", TENANT)["key"]})
 
 
 def register_base_models(directory: DataDir, state: State) -> None:
     """tinyworld is registered as it lies in a source checkout; an installation without one has no base model yet."""
     if (_TINYWORLD / "model_index.json").exists():
-        admin(directory, state, "base-model-add", "tinyworld", str(_TINYWORLD))
+        operate("register", directory, state, "tinyworld", str(_TINYWORLD))
 
 
 def has_base_model(state: State) -> bool:
@@ -36,10 +36,10 @@ def has_base_model(state: State) -> bool:
     return bool(answer.status_code == 200 and answer.json()["base_models"])
 
 
-def admin(directory: DataDir, state: State, *arguments: str) -> dict[str, Any]:
-    """What `boothctl admin` answered. Raises StackError with its own words where it failed."""
+def operate(program: str, directory: DataDir, state: State, *arguments: str) -> dict[str, Any]:
+    """What the operator's program `admin` or `register` answered. Raises StackError with its own words."""
     done = subprocess.run(
-        [sys.executable, "-m", "booth_service.control.admin", *arguments, "--json"],
+        [sys.executable, "-m", f"booth_service.control.{program}", *arguments, "--json"],
         env=environment.control(directory, state),
         cwd=directory.path,
         capture_output=True,
@@ -47,7 +47,7 @@ def admin(directory: DataDir, state: State, *arguments: str) -> dict[str, Any]:
         start_new_session=True,
     )
     if done.returncode:
-        raise StackError(f"`boothctl admin {' '.join(arguments)}` failed ({done.returncode}): {done.stderr.strip()}")
+        raise StackError(f"`{program} {' '.join(arguments)}` failed ({done.returncode}): {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

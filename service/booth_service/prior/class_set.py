@@ -1,67 +1,102 @@
-"""A class-image set: its content address, its items, and the manifest that says it is complete."""
+"""A class-image set: its content address, its blocks of pictures, and the manifest that says it is complete."""
 
 import hashlib
 import json
+from typing import Any
 
-from pydantic import BaseModel
-
+from booth.contract.attempts import StoredFile
+from booth.contract.base import Record
+from booth.contract.models import ClassScheduler
 from booth_service.diffusion.noise import hash64
-from booth_service.storage import keys
-from booth_service.storage.s3 import ObjectStore
-
-SET_SEED = 0
 
 
-class ClassSetSpec(BaseModel):
-    """All that a class image depends on. Equal specs give equal pictures, so their address is shared by jobs."""
+class ClassPicture(StoredFile):
+    """One class image as stored; height and width in pixels."""
+
+    height: int
+    width: int
+
+
+class ClassSetSpec(Record):
+    """All that a drawn class image depends on. Equal specs give equal pictures, so their address is shared by jobs."""
 
     base_sha256: str
     class_prompt: str
-    negative_prompt: str = ""
-    scheduler: str
+    negative_prompt: str
+    scheduler: ClassScheduler
     num_inference_steps: int
     guidance_scale: float
     resolution: int
     dtype: str
     block_size: int
-    seed: int = SET_SEED
+    threads_per_actor: int
+    seed: int
 
     @property
     def address(self) -> str:
         """The set's content address, 32 hex digits."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+        return _address({"kind": "drawn", **self.model_dump(mode="json")})
 
     def item_seed(self, index: int) -> int:
         """The seed of picture `index`; neighbours are unrelated."""
         return hash64(self.seed, index) >> 1
 
-
-class ClassItem(BaseModel):
-    """One class image of a complete set."""
-
-    index: int
-    key: str
-    sha256: str
+    def block(self, first: int) -> range:
+        """The indices of a block: always whole, so that tensor shapes, and with them bits, never depend on a job."""
+        return range(first, first + self.block_size)
 
 
-class ClassManifest(BaseModel):
-    """The first `len(items)` pictures of a set. Written last; nobody lists a folder to know what exists."""
+class OwnSetSpec(Record):
+    """A user's own class images, in order. What is made of them are their moments, by this base's VAE, squared."""
 
-    spec: ClassSetSpec
-    items: list[ClassItem]
+    base_sha256: str
+    resolution: int
+    block_size: int
+    pictures: list[ClassPicture]
+
+    @property
+    def address(self) -> str:
+        """The set's content address, 32 hex digits."""
+        content = self.model_dump(mode="json", exclude={"pictures"})
+        return _address({"kind": "own", **content, "sha256": [picture.sha256 for picture in self.pictures]})
+
+    def block(self, first: int) -> range:
+        """The indices of a block; the last one is as short as the pictures run out."""
+        return range(first, min(first + self.block_size, len(self.pictures)))
 
 
-def missing_blocks(store: ObjectStore, tenant_id: str, spec: ClassSetSpec, count: int) -> list[list[int]]:
-    """Blocks of consecutive indices with at least one picture missing, each always whole.
+Spec = ClassSetSpec | OwnSetSpec
 
-    The block is the unit of work, so that tensor shapes, and with them the bits of a picture, never depend on what
-    was already there.
+
+class ClassBlock(Record):
+    """The record of a block of consecutive pictures, written last: a block exists where its record does.
+
+    `moments` is a safetensors file of "upright" and "mirrored", each (pictures, 2, C, h, w) fp32: mean and standard
+    deviation of each picture's posterior.
     """
-    blocks = []
-    for start in range(0, count, spec.block_size):
-        block = list(range(start, start + spec.block_size))
-        wanted = [index for index in block if index < count]
-        if any(store.size(keys.class_item(tenant_id, spec.address, index)) is None for index in wanted):
-            blocks.append(block)
-    return blocks
+
+    first: int
+    pictures: list[ClassPicture]
+    moments: StoredFile
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"class images {self.first} to {self.first + len(self.pictures) - 1}"
+
+
+class ClassManifest(Record):
+    """The first `count` pictures of a set, complete. The last block may hold more than are counted."""
+
+    address: str
+    count: int
+    blocks: list[ClassBlock]
+
+    @property
+    def pictures(self) -> list[ClassPicture]:
+        """The pictures that count, in order."""
+        return [picture for block in self.blocks for picture in block.pictures][: self.count]
+
+
+def _address(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,137 +1,83 @@
-"""Making the missing class images: a Ray Data actor pool over whole blocks, each actor storing what it draws."""
+"""Blocks of a set by a Ray Data actor pool over every free device; each actor stores what it makes."""
 
-import hashlib
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import pickle
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import ray
 import ray.data
-import torch
+from ray.exceptions import RayError
 
-from booth.contract.attempts import StoredFile
-from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.sampling import draw
-from booth_service.prior.class_set import ClassItem, ClassManifest, ClassSetSpec, missing_blocks
-from booth_service.storage import keys
-from booth_service.storage.base_model import materialize
-from booth_service.storage.s3 import ObjectStore
+from booth_service.errors import OutOfMemory, ServiceError, WorkerDied
+from booth_service.prior.block_maker import BlockMaker, BlockTask, SetWork
+from booth_service.prior.class_set import ClassBlock, ClassSetSpec
+
+SPARED_CPUS = 0.1  # of each actor's: what a serving replica on the same machine holds
 
 
-@dataclass(frozen=True)
-class ClassImages:
-    """A complete set, and how much of it had to be made."""
+def by_actor_pool(work: SetWork, tasks: Sequence[BlockTask]) -> Iterator[ClassBlock]:
+    """Blocks as they are finished. The pool begins with the first free device and grows while others are.
 
-    keys: list[str]
-    reused: int
-    made: int
-
-
-def ensure_class_images(
-    spec: ClassSetSpec,
-    count: int,
-    *,
-    tenant_id: str,
-    base_files: list[StoredFile],
-    store: ObjectStore,
-    scratch_dir: str | None,
-    use_gpu: bool,
-    on_made: Callable[[int, int], None],
-) -> ClassImages:
-    """The first `count` pictures of the set, making only the blocks that are not there yet.
-
-    `on_made(done, total)` is called after each block, with pictures counted. Raises StorageError or what drawing
-    raised; what was stored until then is reused by the next call.
+    An actor that dies is started again by Ray and its block made anew, to equal bits. Raises what an actor raised.
     """
-    manifest_key = keys.class_manifest(tenant_id, spec.address, count)
-    if store.size(manifest_key) is not None:
-        manifest = ClassManifest.model_validate_json(store.get(manifest_key))
-        return ClassImages([item.key for item in manifest.items], reused=count, made=0)
-    blocks = missing_blocks(store, tenant_id, spec, count)
-    total = len(blocks) * spec.block_size
-    done = 0
-    drawn: dict[int, str] = {}
-    for row in draw_blocks(spec, blocks, tenant_id, base_files, store, scratch_dir, use_gpu):
-        drawn.update(enumerate(row["sha256"].split(), start=int(row["first"])))
-        done += spec.block_size
-        on_made(min(done, count), min(total, count))
-    items = [item_of(store, tenant_id, spec, index, drawn.get(index)) for index in range(count)]
-    store.put_once(manifest_key, ClassManifest(spec=spec, items=items).model_dump_json().encode())
-    made = len({index for block in blocks for index in block if index < count})
-    return ClassImages([item.key for item in items], reused=count - made, made=made)
-
-
-def item_of(store: ObjectStore, tenant_id: str, spec: ClassSetSpec, index: int, sha256: str | None) -> ClassItem:
-    """The record of a picture; one that was not drawn just now is read for its hash, or raises ObjectMissing."""
-    key = keys.class_item(tenant_id, spec.address, index)
-    return ClassItem(index=index, key=key, sha256=sha256 or hashlib.sha256(store.get(key)).hexdigest())
-
-
-def draw_blocks(
-    spec: ClassSetSpec,
-    blocks: list[list[int]],
-    tenant_id: str,
-    base_files: list[StoredFile],
-    store: ObjectStore,
-    scratch_dir: str | None,
-    use_gpu: bool,
-) -> Any:
-    """Digest rows of drawn blocks, as they are finished."""
-    if not blocks:
-        return []
-    resources = ray.cluster_resources()
-    actors = min(len(blocks), max(1, int(resources.get("GPU" if use_gpu else "CPU", 1))))
     ray.data.DataContext.get_current().enable_progress_bars = False
-    arguments = (spec.model_dump(), tenant_id, [file.model_dump() for file in base_files], store, scratch_dir, use_gpu)
-    return (
-        ray.data.from_items([{"indices": block} for block in blocks], override_num_blocks=len(blocks))
-        .map_batches(
-            BlockPainter,
-            fn_constructor_args=arguments,
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            **({"num_gpus": 1} if use_gpu else {"num_cpus": 0.9}),
-        )
-        .iter_rows()
+    rows = [{"first": task.first, "replace": task.replace} for task in tasks]
+    most = max(1, min(len(tasks), most_actors(work)))
+    made = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        BlockActor,
+        fn_constructor_args=(work,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
+        ),
+        **resources(work),
     )
+    try:
+        for row in made.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            yield ClassBlock.model_validate_json(row["record"])
+    except RayError as error:
+        kind = OutOfMemory if "OutOfMemory" in str(error) else WorkerDied
+        raise kind(f"making class images failed: {error}") from error
 
 
-class BlockPainter:
-    """An actor that draws whole blocks and stores the pictures; only digests travel through Ray."""
+def resources(work: SetWork) -> dict[str, float]:
+    """What one actor holds."""
+    return {"num_gpus": 1} if work.use_gpu else {"num_cpus": threads(work) - SPARED_CPUS}
 
-    def __init__(
-        self,
-        spec: dict[str, Any],
-        tenant_id: str,
-        base_files: list[dict[str, Any]],
-        store: ObjectStore,
-        scratch_dir: str | None,
-        use_gpu: bool,
-    ) -> None:
-        torch.set_num_threads(1)
-        self.spec, self.tenant_id, self.store = ClassSetSpec(**spec), tenant_id, store
-        files = [StoredFile(**file) for file in base_files]
-        dtype = getattr(torch, self.spec.dtype)
-        self.pipeline = load_pipeline(materialize(store, files, scratch_dir), dtype).to("cuda" if use_gpu else "cpu")
+
+def threads(work: SetWork) -> int:
+    """Threads that one actor draws with."""
+    return work.spec.threads_per_actor if isinstance(work.spec, ClassSetSpec) else 1
+
+
+def most_actors(work: SetWork) -> int:
+    """As many as the cluster's devices could hold were they all free."""
+    cluster = ray.cluster_resources()
+    return int(cluster.get("GPU", 0)) if work.use_gpu else int(cluster.get("CPU", 1)) // threads(work)
+
+
+class BlockActor:
+    """A `BlockMaker` as Ray Data calls it: only the blocks' records travel through Ray, or why there is none.
+
+    The service's errors travel as values: of what an actor raises Ray Data brings home the text alone.
+    """
+
+    def __init__(self, work: SetWork) -> None:
+        self.work = work
+
+    @cached_property
+    def maker(self) -> BlockMaker:
+        """Made at the first block, so that what goes wrong in it is told like the rest."""
+        return BlockMaker(self.work)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        spec = self.spec
-        indices = [int(index) for index in batch["indices"][0]]
-        images = draw(
-            self.pipeline,
-            [spec.class_prompt] * len(indices),
-            [spec.negative_prompt] * len(indices),
-            [spec.item_seed(index) for index in indices],
-            guidance_scale=spec.guidance_scale,
-            num_inference_steps=spec.num_inference_steps,
-            resolution=spec.resolution,
-            batch_size=spec.block_size,
-        )
-        digests = []
-        for index, image in zip(indices, images, strict=True):
-            buffer = io.BytesIO()
-            image.save(buffer, format="PNG")
-            self.store.put(keys.class_item(self.tenant_id, spec.address, index), buffer.getvalue(), "image/png")
-            digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
-        return {"first": [indices[0]], "sha256": [" ".join(digests)]}
+        (first,), (replace,) = batch["first"], batch["replace"]
+        record, error = "", b""
+        try:
+            record = self.maker.make(BlockTask(int(first), bool(replace))).model_dump_json()
+        except ServiceError as refused:
+            error = pickle.dumps(refused)
+        return {"record": [record], "error": [error]}

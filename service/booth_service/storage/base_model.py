@@ -1,16 +1,17 @@
 """A base model's files on this node: fetched from the object store once, checked by hash, shared by all processes."""
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from booth.contract.attempts import StoredFile
+from booth_service.errors import StorageError
+from booth_service.storage.blobs import BlobCache
+from booth_service.storage.fetch import fetch
 from booth_service.storage.s3 import ObjectStore
 
-DOWNLOAD_THREADS = 8
+CACHE_BYTES = 64 * 2**30
 
 
 def content_sha256(files: Sequence[StoredFile]) -> str:
@@ -18,25 +19,20 @@ def content_sha256(files: Sequence[StoredFile]) -> str:
     return hashlib.sha256("".join(sorted(f"{file.path} {file.sha256}\n" for file in files)).encode()).hexdigest()
 
 
-def materialize(store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None) -> Path:
-    """The local folder that holds exactly these files; a second call finds it.
+def materialize(
+    store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None, cache_bytes: int = CACHE_BYTES
+) -> Path:
+    """The local folder that holds exactly these files, for as long as this process lives; a second call finds it.
 
-    Files arrive in a temporary folder that is renamed when complete, so that a half-fetched model is never seen and
-    processes that fetch at the same time do not disturb each other. Raises StorageError.
+    Files that base models share (a VAE, a tokenizer) are fetched and kept once. Those that no process uses go, the
+    longest unused first, where the cache would outgrow `cache_bytes`. Raises StorageError.
     """
     root = Path(scratch_dir or tempfile.gettempdir()) / "booth-base-models"
-    root.mkdir(parents=True, exist_ok=True)
-    name = content_sha256(files)[:24]
-    folder = root / name
-    if folder.exists():
-        return folder
-    partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=root))
-    with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
-        jobs = [pool.submit(store.download, file.key, partial / file.path, file.sha256) for file in files]
-        for job in jobs:
-            job.result()
+    cache = BlobCache(root, cache_bytes, lambda file, view: fetch(store, [(file, view)]))
     try:
-        partial.rename(folder)
-    except OSError:  # another process was first; its folder has the same content
-        shutil.rmtree(partial)
-    return folder
+        return cache.folder(content_sha256(files)[:24], files)
+    except OSError as error:
+        room = sum(file.bytes for file in files) / 2**30
+        raise StorageError(
+            f"{root}: {error}. The base model needs {room:.1f} GiB there; BOOTH_SCRATCH_DIR names another disk"
+        ) from error

@@ -56,16 +56,26 @@ def base_file(sha256: str) -> str:
     return f"base-models/blobs/{sha256}"
 
 
-def class_item(tenant_id: str, address: str, index: int) -> str:
-    """One class image of a set, lossless."""
-    return f"tenants/{tenant_id}/class-sets/{address}/items/{index:06d}.png"
+def class_set(tenant_id: str | None, address: str) -> str:
+    """The prefix of a class-image set: in the tenant's own place, or (None) where all tenants share it."""
+    return f"class-sets/{address}" if tenant_id is None else f"tenants/{tenant_id}/class-sets/{address}"
 
 
-def class_manifest(tenant_id: str, address: str, count: int) -> str:
-    """The set's first `count` items, complete."""
-    return f"tenants/{tenant_id}/class-sets/{address}/manifest-{count:06d}.json"
+def class_item(class_set: str, index: int, sha256: str) -> str:
+    """One class image, lossless. Its own hash is in the key: what other hardware draws never takes its place."""
+    return f"{class_set}/items/{index:06d}-{sha256[:16]}.png"
 
 
-def class_moments(tenant_id: str, address: str, count: int) -> str:
-    """Posterior moments of the set's first `count` items, as training reads them."""
-    return f"tenants/{tenant_id}/class-sets/{address}/moments-{count:06d}.safetensors"
+def class_moments(class_set: str, first: int, sha256: str) -> str:
+    """Posterior moments of the block that begins with picture `first`."""
+    return f"{class_set}/moments/{first:06d}-{sha256[:16]}.safetensors"
+
+
+def class_block(class_set: str, first: int) -> str:
+    """The record of a block, written after all that it names."""
+    return f"{class_set}/blocks/{first:06d}.json"
+
+
+def class_manifest(class_set: str, count: int) -> str:
+    """The set's first `count` pictures, complete."""
+    return f"{class_set}/manifest-{count:06d}.json"

@@ -44,6 +44,15 @@ class Upload:
     id: str
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing shows it."""
+
+    key: str
+    bytes: int
+    etag: str
+
+
 class ObjectStore:
     """Objects of one bucket. Every method raises StorageError, or ObjectMissing where a named key is absent."""
 
@@ -225,6 +234,18 @@ class ObjectStore:
         with _mapped(prefix):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
                 yield from (item["Key"] for item in page.get("Contents", []))
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """All objects below a prefix, with size and ETag. For operators' commands; nothing decides by listing."""
+        with _mapped(f"{self.bucket}/{prefix}"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                yield from (Listed(item["Key"], item["Size"], item["ETag"]) for item in page.get("Contents", []))
+
+    def copy_from(self, bucket: str, listed: Listed, key: str) -> None:
+        """Store a copy of another bucket's object, made by the server. Raises StorageError where it has changed."""
+        source = {"Bucket": bucket, "Key": listed.key}
+        with _mapped(f"{bucket}/{listed.key}"):
+            self.client.copy(source, self.bucket, key, ExtraArgs={"CopySourceIfMatch": listed.etag}, Config=_TRANSFER)
 
     def upload_link(self, key: str, expires_s: int) -> str:
         """A presigned PUT."""

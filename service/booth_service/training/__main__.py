@@ -26,7 +26,6 @@ from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
 from booth_service.training import checkpoint
-from booth_service.training.cache import Cache
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, Trained, train
@@ -125,9 +124,6 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return False
-
-    def encoded(self, cache: Cache) -> None:
-        pass
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.arguments.resume is None:

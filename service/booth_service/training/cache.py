@@ -108,8 +108,9 @@ def build_cache(
     cache = Cache(params, photos, class_images, components.vae_scale_factor, targets, shapes)
     if not cache.is_cached:
         return cache
-    cache.moments |= known or {}
-    work = [key for key in _keys(cache) if key not in cache.moments]
+    wanted = _keys(cache)
+    cache.moments |= {key: known[key] for key in wanted if key in known} if known else {}
+    work = [key for key in wanted if key not in cache.moments]
     rank, ranks = dist.get_rank(), dist.get_world_size()
     vae = components.vae.to(device, torch.float32)  # SDXL's VAE overflows in half precision
     made = {}

@@ -19,7 +19,7 @@ from booth_service.diffusion.prompts import input_ids
 from booth_service.plan import Plan
 from booth_service.training import speed
 from booth_service.training.batches import Batch, Batches
-from booth_service.training.cache import Cache, CacheKey, build_cache
+from booth_service.training.cache import CacheKey, build_cache
 from booth_service.training.engine import Ema, Engine
 from booth_service.training.plain import PlainEngine
 from booth_service.training.report import Report, Tally
@@ -47,10 +47,6 @@ class Desk(Protocol):
 
     def wants_stop(self) -> bool:
         """True where the owner wants the run to end."""
-        ...
-
-    def encoded(self, cache: Cache) -> None:
-        """All pictures are encoded."""
         ...
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
@@ -92,7 +88,6 @@ def train(task: Task, desk: Desk) -> Trained:
         desk.say(Progress(phase="encoding pictures", step=min(done, total), total_steps=total))
 
     cache = build_cache(params, task.photos, task.class_images, components, device, say_encoded, task.known)
-    desk.encoded(cache)
     denoiser = denoisers.denoiser(components, params.train_text_encoder)
     if plan.activation_checkpointing:
         denoiser.enable_activation_checkpointing()

@@ -43,9 +43,10 @@ def test_a_database_of_the_first_version_keeps_its_rows_and_gets_the_new_tables(
         session.flush()
         config.attributes["connection"] = session.connection()
         command.downgrade(config, "0001")
-    assert "samples" not in inspect(database.engine).get_table_names()
+    added = {"samples", "class_set_leases"}
+    assert not added & set(inspect(database.engine).get_table_names())
     database.migrate()
-    assert "samples" in inspect(database.engine).get_table_names()
+    assert added <= set(inspect(database.engine).get_table_names())
     with database.read() as session:
         assert session.get_one(Tenant, "t").name == "n"
 

@@ -19,10 +19,14 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def decide(ray: RayStatus, desired: Desired = Desired.RUN, watching_since: datetime = LONG_AGO, **attempt):
+def decide(
+    ray: RayStatus, desired: Desired = Desired.RUN, watching_since: datetime = LONG_AGO, phase: str = "", **attempt
+):
     """The decision on an active, submitted attempt, changed by what is given."""
     row = {"state": AttemptState.ACTIVE, "n": 1, "created_at": ago(60), "submitted_at": ago(60)} | attempt
-    return policy.decide(Job(desired=desired), Attempt(**row), ray, SETTINGS, NOW, watching_since)
+    return policy.decide(
+        Job(desired=desired, progress={"phase": phase}), Attempt(**row), ray, SETTINGS, NOW, watching_since
+    )
 
 
 def beating(**more):
