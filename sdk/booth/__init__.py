@@ -13,6 +13,7 @@ from booth.errors import (
     BusyError,
     ConfigError,
     ConflictError,
+    FormatError,
     ImageValidationError,
     JobCancelledError,
     JobError,
@@ -26,6 +27,7 @@ from booth.errors import (
     WaitTimeoutError,
 )
 from booth.jobs import Job
+from booth.lora import Lora
 from booth.models import Model
 from booth.pictures import GeneratedImage
 from booth.samples import SamplePicture, SampleStrip
@@ -44,6 +46,7 @@ __all__ = [
     "ConflictError",
     "Event",
     "FailureReason",
+    "FormatError",
     "GeneratedImage",
     "ImageValidationError",
     "Job",
@@ -52,6 +55,7 @@ __all__ = [
     "JobFailedError",
     "JobFailure",
     "JobState",
+    "Lora",
     "Model",
     "NoServerError",
     "NotFoundError",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_base_models, cli_models, cli_operator, cli_samples, job_file
+from booth import cli_base_models, cli_download, cli_models, cli_operator, cli_samples, job_file
 from booth import cli_output as out
 from booth.cli_output import AsJson, JobId, ModelId
 from booth.client import Client
@@ -204,23 +204,9 @@ def generate(
         out.show_json(saved)
 
 
-@app.command()
-def download(
-    model_id: ModelId,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    as_json: AsJson = False,
-) -> None:
-    """Fetch a model as a diffusers folder, and print its path."""
-    with Client() as client:
-        path = client.models.get(model_id).download(folder)
-    if as_json:
-        out.show_json({"path": str(path)})
-    else:
-        typer.echo(path)
-
-
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_base_models.app, name="base-models")
+app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
 app.add_typer(cli_operator.app)
 

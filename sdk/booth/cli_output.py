@@ -33,6 +33,7 @@ _BY_KIND: tuple[tuple[type[errors.BoothError], int], ...] = (
     (errors.JobCancelledError, CANCELLED),
     (errors.WaitTimeoutError, TIMEOUT),
     (errors.ValidationError, INVALID),
+    (errors.FormatError, INVALID),
     (errors.AuthenticationError, AUTH),
     (errors.NotFoundError, NOT_FOUND),
     (errors.UnavailableError, AWAY),
@@ -47,6 +48,7 @@ _BY_KIND: tuple[tuple[type[errors.BoothError], int], ...] = (
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
 def exit_code(error: Exception) -> int:

@@ -15,6 +15,7 @@ BoothError
     APIConnectionError    no answer at all
       APITimeoutError
   TransferError           a photo, a picture or a model file did not arrive whole
+  FormatError             a model cannot be written in the format that was asked for
   JobError                about a job: .job
     JobFailedError
     JobCancelledError
@@ -119,6 +120,10 @@ class APITimeoutError(APIConnectionError):
 
 class TransferError(BoothError):
     """A photo or a model file did not arrive whole."""
+
+
+class FormatError(BoothError):
+    """A model cannot be written in the format that was asked for."""
 
 
 class JobError(BoothError):

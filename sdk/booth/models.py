@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal, overload
 from urllib.parse import quote
 
-from booth.contract.digests import Check
-from booth.contract.models import BaseModelPage, BaseModelRecord, ModelFile, ModelFiles, ModelPage, ModelRecord
-from booth.contract.problems import FieldProblem, Problem
-from booth.errors import NotFoundError, TransferError, ValidationError
+from booth.contract.models import BaseModelPage, BaseModelRecord, ModelPage, ModelRecord
+from booth.contract.problems import Problem
+from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
+from booth.errors import NotFoundError
+from booth.lora import Lora
 from booth.pictures import GeneratedImage, draw
-from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
-
-PARALLEL_DOWNLOADS = 4
+from booth.transport import Transport
 
 
 class Model:
@@ -79,25 +76,32 @@ class Model:
             negative_prompt=negative_prompt,
         )
 
-    def download(self, path: str | Path) -> Path:
-        """The diffusers folder lies at `path`, whole, every file checked by SHA-256.
+    @overload
+    def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...
 
-        An existing folder must be empty. Raises TransferError where a file does not come as recorded; then nothing
-        is left behind.
+    @overload
+    def download(self, path: str | Path, format: Literal["lora"], rank: int = DEFAULT_RANK) -> Lora: ...
+
+    @overload
+    def download(self, path: str | Path, format: str, rank: int | None = None) -> Path | Lora: ...
+
+    def download(self, path: str | Path, format: str = "diffusers", rank: int | None = None) -> Path | Lora:
+        """The model lies at `path`, whole; every file that came was checked by SHA-256.
+
+        "diffusers" is a folder for `from_pretrained`, new or empty so far. "original" is one .safetensors file for
+        ComfyUI and AUTOMATIC1111. "lora" is a small .safetensors file for `load_lora_weights` on the base model: the
+        nearest change of `rank` to each matrix, with how much of the change that keeps; it takes `booth[lora]`.
+
+        Raises ValidationError for a path that is taken and arguments that mean nothing, TransferError where a file
+        does not come as recorded, FormatError where the model cannot be had in the format. Then nothing is left
+        behind.
         """
-        target = Path(path)
-        _check_free(target)
-        files = self._transport.get(f"/v1/models/{self.id}/files", ModelFiles).files
-        partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-        try:
-            with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-                list(pool.map(lambda file: _fetch(self._transport, file, partial), files))
-            if target.exists():
-                target.rmdir()
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return target
+        check_format(format, rank)
+        if format == "original":
+            return download_original(self._transport, self.id, Path(path))
+        if format == "lora":
+            return download_lora(self._transport, self.id, Path(path), DEFAULT_RANK if rank is None else rank)
+        return download_folder(self._transport, self.id, Path(path))
 
     def delete(self) -> None:
         """The model is gone, its files too."""
@@ -148,40 +152,3 @@ class BaseModels:
         title = f"{self._transport.base_url} has no default base model"
         remedy = "Ask its operator to register one."
         raise NotFoundError(Problem(code="not_found", title=title, remedy=remedy, status=404))
-
-
-def _check_free(target: Path) -> None:
-    """Raises ValidationError unless `target` is a new path or an empty folder."""
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    if target.exists():
-        message = "It exists already and is not an empty folder."
-        remedy = "Choose a new folder or empty this one."
-        raise ValidationError([FieldProblem(field="path", value=repr(str(target)), message=message, remedy=remedy)])
-    target.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _fetch(transport: Transport, file: ModelFile, folder: Path) -> None:
-    """One file lies in the folder, with the recorded content; a download that breaks off is begun again."""
-    relative = PurePosixPath(file.path)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in file.path:
-        raise TransferError(f"The service names a file outside the model's folder, {file.path!r}. Nothing was written.")
-    target = folder / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(MAX_RETRIES + 1):
-        try:
-            return _fetch_once(transport, file, target)
-        except TransferError:
-            if attempt == MAX_RETRIES:
-                raise
-            transport.sleep(FIRST_PAUSE_S * 2**attempt)
-
-
-def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:
-    check = Check(file.sha256, file.part_bytes, file.part_sha256)
-    with transport.get_link(file.url) as pieces, target.open("wb") as out:
-        for piece in pieces:
-            check.update(piece)
-            out.write(piece)
-    if not check.is_right():
-        raise TransferError(f"{file.path} arrived with other bytes than were published (SHA-256). Try again.")

@@ -14,8 +14,8 @@ from booth import pictures
 from booth.contract.jobs import Params
 from booth.contract.problems import Problem
 from booth.contract.samples import JobSamples, SampleFile
+from booth.downloads import PARALLEL_DOWNLOADS
 from booth.errors import NotFoundError, TransferError
-from booth.models import PARALLEL_DOWNLOADS
 from booth.strip import strip
 from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
 

@@ -29,9 +29,10 @@ from scripted_service import (
 )
 from typer.testing import CliRunner, Result
 
-from booth import cli_operator
+from booth import Lora, Model, cli_operator
 from booth.cli import app
 from booth.contract.jobs import JobFailure, JobPage, Progress
+from booth.contract.lora import Energy
 from booth.contract.models import GenerateAnswer, ModelFile, ModelFiles, ModelPage, Picture
 from booth.contract.states import FailureReason, JobState
 
@@ -303,6 +304,37 @@ def test_download_prints_the_folder(server: ScriptedService, tmp_path: Path) -> 
     server.on("GET", "/s3/f", b"{}")
     assert run("download", "mdl_1", tmp_path / "dog").stdout == f"{tmp_path / 'dog'}\n"
     assert (tmp_path / "dog" / "model_index.json").read_bytes() == b"{}"
+
+
+def test_download_takes_a_format_and_names_those_there_are(server: ScriptedService, tmp_path: Path) -> None:
+    result = run("download", "mdl_1", tmp_path / "dog", "--format", "ckpt")
+    assert result.exit_code == 6
+    assert "Choose one of diffusers, original, lora." in result.stderr
+    result = run("download", "mdl_1", tmp_path / "dog.safetensors", "--format", "original", "--rank", "4")
+    assert result.exit_code == 6
+    assert "The format 'original' has no rank" in result.stderr
+
+
+def test_download_of_a_lora_prints_the_path_and_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "dog.safetensors"
+    energy = {"unet": Energy(kept=60, total=80), "text_encoder": Energy(kept=10, total=20)}
+    monkeypatch.setattr(Model, "download", lambda self, path, format, rank: Lora(path, rank, energy))
+    arguments = ("download", "mdl_1", path, "--format", "lora", "--rank", "8")
+    result = run(*arguments)
+    assert result.stdout == f"{path}\n"
+    assert result.stderr.splitlines() == [
+        "rank 8 keeps 70.0% of the energy of the training's change:",
+        "  unet: 75.0%",
+        "  text_encoder: 50.0%",
+    ]
+    assert json.loads(run(*arguments, "--json").stdout) == {
+        "path": str(path),
+        "rank": 8,
+        "kept": 0.7,
+        "kept_by_component": {"unet": 0.75, "text_encoder": 0.5},
+    }
 
 
 def test_an_unwritable_place_is_1_without_a_traceback(server: ScriptedService, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnElement, Select, select
 
-from booth.contract.attempts import Manifest
+from booth.contract.attempts import Manifest, StoredFile
 from booth.contract.jobs import EventPage, JobPage, JobRecord, JobSpec, LogPage, PreparedJob
 from booth.contract.models import (
     BaseModelPage,
@@ -27,8 +27,8 @@ from booth.contract.states import JobState
 from booth_service.control import admission, attempt_logs, base_models, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
-from booth_service.control.records import Job, JobEvent, Model
-from booth_service.control.views import base_model_record, event_record, job_record, model_record
+from booth_service.control.records import BaseModel, Job, JobEvent, Model
+from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
 
 MAX_WAIT_S = 30
@@ -159,21 +159,16 @@ def get_model_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
     """The model's diffusers folder, each file with a link that works for a few minutes."""
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant, model_id)
-    manifest = _manifest(plane, model)
-    link_s = plane.settings.download_link_s
-    return ModelFiles(
-        files=[
-            ModelFile(
-                path=file.path,
-                bytes=file.bytes,
-                sha256=file.sha256,
-                url=plane.store.download_link(file.key, link_s),
-                part_bytes=file.part_bytes,
-                part_sha256=file.part_sha256,
-            )
-            for file in manifest.files
-        ]
-    )
+    return _linked(plane, _manifest(plane, model).files)
+
+
+@router.get("/models/{model_id}/base-files")
+def get_base_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
+    """The folder of the base model that the model was trained from, even where its name has new files since."""
+    with plane.database.read() as session:
+        model = serving.owned_model(session, tenant, model_id)
+        base = session.get_one(BaseModel, model.base_model_id)
+    return _linked(plane, stored_files(base.files))
 
 
 @router.post("/models/{model_id}/generate")
@@ -194,6 +189,16 @@ def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventP
         job = lifecycle.owned_job(session, tenant_id, job_id)
         events = session.scalars(later.order_by(JobEvent.seq).limit(EVENTS_PER_PAGE)).all()
     return EventPage(events=[event_record(event) for event in events], job=job_record(job))
+
+
+def _linked(plane: Plane, files: list[StoredFile]) -> ModelFiles:
+    link_s = plane.settings.download_link_s
+    return ModelFiles(
+        files=[
+            ModelFile(**file.model_dump(exclude={"key"}), url=plane.store.download_link(file.key, link_s))
+            for file in files
+        ]
+    )
 
 
 def _manifest(plane: Plane, model: Model) -> Manifest:

@@ -1,10 +1,13 @@
 """The whole way of a job through the API, with a stand-in for the cluster; pages and events."""
 
+import hashlib
 import threading
 
 import httpx2
-from control_plane import Driver, both_databases, started
+from control_plane import RECIPE, Driver, both_databases, started, tiny_base
 
+from booth.contract.digests import Check, part_ranges, sha256_of_parts
+from booth_service.control import base_models
 from booth_service.control.policy import RayStatus
 from booth_service.control.reconciler import Reconciler
 
@@ -43,6 +46,43 @@ def test_a_job_from_submission_to_model(plane, user, cluster):
     messages = [event["message"] for event in driver.events()]
     assert messages[0] == "The job was accepted."
     assert messages[-1] == "The model is ready."
+
+
+@both_databases
+def test_a_models_base_files_are_those_it_was_trained_from(plane, user, clock):
+    driver = started(plane, user)
+    driver.publish()
+    path = f"/v1/models/{driver.job['model_id']}"
+    with plane.database.write() as session:
+        base_models.register(session, "tiny", RECIPE, tiny_base(plane.store)[1:], default=False, now=clock())
+    files = user.http.get(f"{path}/base-files").json()["files"]
+    expected = tiny_base(plane.store)
+    assert [(file["path"], file["sha256"]) for file in files] == [(file.path, file.sha256) for file in expected]
+    assert all(
+        httpx2.get(file["url"], trust_env=False).content == plane.store.get(stored.key)
+        for file, stored in zip(files, expected, strict=True)
+    )
+    published = user.http.get(f"{path}/files").json()["files"]
+    assert sum(file not in [{**each, "url": file["url"]} for each in files] for file in published) == 1
+
+
+def test_the_digests_of_a_files_parts_reach_its_user(plane, user):
+    driver = started(plane, user)
+
+    def in_parts(manifest):
+        half = manifest.changed[0].bytes // 2
+        body = plane.store.get(manifest.changed[0].key)
+        parts = [hashlib.sha256(body[s : s + n]).hexdigest() for s, n in part_ranges(len(body), half)]
+        digests = {"sha256": sha256_of_parts(parts), "part_bytes": half, "part_sha256": parts}
+        return manifest.model_copy(update={"changed": [manifest.changed[0].model_copy(update=digests)]})
+
+    assert driver.publish(edit=in_parts).json() == {}
+    files = user.http.get(f"/v1/models/{driver.job['model_id']}/files").json()["files"]
+    [changed] = [file for file in files if file["part_bytes"]]
+    check = Check(changed["sha256"], changed["part_bytes"], changed["part_sha256"])
+    check.update(httpx2.get(changed["url"], trust_env=False).content)
+    assert len(changed["part_sha256"]) > 1
+    assert check.is_right()
 
 
 def test_health_needs_no_key(plane, user):

@@ -17,6 +17,7 @@ MODEL_ROUTES = [
     ("GET", "/v1/models/{model}"),
     ("DELETE", "/v1/models/{model}"),
     ("GET", "/v1/models/{model}/files"),
+    ("GET", "/v1/models/{model}/base-files"),
     ("POST", "/v1/models/{model}/generate"),
 ]
 OTHER_ROUTES = [

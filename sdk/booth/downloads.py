@@ -1,0 +1,138 @@
+"""A model's files on disk: as a diffusers folder, as one file of the original layout, or as a LoRA."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from booth import lora, original_layout
+from booth.contract.digests import Check
+from booth.contract.models import ModelFile, ModelFiles
+from booth.contract.problems import FieldProblem
+from booth.errors import TransferError, ValidationError
+from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
+
+FORMATS = ("diffusers", "original", "lora")
+DEFAULT_RANK = 32
+PARALLEL_DOWNLOADS = 4
+SUFFIX = ".safetensors"
+
+
+def check_format(format: str, rank: int | None) -> None:
+    """Raises ValidationError unless the format is known and the rank means something for it."""
+    if format not in FORMATS:
+        raise _refused("format", format, "There is no such format.", f"Choose one of {', '.join(FORMATS)}.")
+    if rank is not None and format != "lora":
+        raise _refused("rank", str(rank), f"The format {format!r} has no rank.", "Leave it out, or choose 'lora'.")
+    if rank is not None and rank < 1:
+        raise _refused("rank", str(rank), "A LoRA's rank is at least 1.", f"{DEFAULT_RANK} is a good start.")
+
+
+def download_folder(transport: Transport, model_id: str, path: Path) -> Path:
+    """The model's diffusers folder lies at `path`, which is new or was empty."""
+    _check_free_folder(path)
+    with _partial(path) as partial:
+        fetch(transport, _files(transport, model_id), partial)
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    return path
+
+
+def download_original(transport: Transport, model_id: str, path: Path) -> Path:
+    """The model lies in the new file `path`, in the original layout. Takes twice the file's size on disk meanwhile."""
+    _check_free_file(path)
+    with _partial(path) as partial:
+        files = [file for file in _files(transport, model_id) if original_layout.is_needed(file.path)]
+        fetch(transport, files, partial / "folder")
+        original_layout.write_original(partial / "folder", partial / path.name)
+        (partial / path.name).rename(path)
+    return path
+
+
+def download_lora(transport: Transport, model_id: str, path: Path, rank: int) -> lora.Lora:
+    """The nearest LoRA of `rank` to the model's change lies in the new file `path`."""
+    _check_free_file(path)
+    lora.require_extra()
+    with _partial(path) as partial:
+        tuned, base = lora.changed(_files(transport, model_id), _files(transport, model_id, "base-files"))
+        fetch(transport, tuned, partial / "tuned")
+        fetch(transport, base, partial / "base")
+        energy = lora.extract(partial / "base", partial / "tuned", partial / path.name, rank)
+        (partial / path.name).rename(path)
+    return lora.Lora(path, rank, energy)
+
+
+def fetch(transport: Transport, files: Iterable[ModelFile], folder: Path) -> None:
+    """All files lie in the folder with the recorded content, several fetched at a time."""
+    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
+        list(pool.map(lambda file: fetch_file(transport, file, folder), files))
+
+
+def fetch_file(transport: Transport, file: ModelFile, folder: Path) -> None:
+    """One file lies in the folder, with the recorded content; a download that breaks off is begun again."""
+    relative = PurePosixPath(file.path)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in file.path:
+        raise TransferError(f"The service names a file outside the model's folder, {file.path!r}. Nothing was written.")
+    target = folder / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(MAX_RETRIES + 1):
+        try:
+            return _fetch_once(transport, file, target)
+        except TransferError:
+            if attempt == MAX_RETRIES:
+                raise
+            transport.sleep(FIRST_PAUSE_S * 2**attempt)
+
+
+def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:
+    check = Check(file.sha256, file.part_bytes, file.part_sha256)
+    with transport.get_link(file.url) as pieces, target.open("wb") as out:
+        for piece in pieces:
+            check.update(piece)
+            out.write(piece)
+    if not check.is_right():
+        raise TransferError(f"{file.path} arrived with other bytes than were published (SHA-256). Try again.")
+
+
+def _files(transport: Transport, model_id: str, what: str = "files") -> list[ModelFile]:
+    return transport.get(f"/v1/models/{quote(model_id, safe='')}/{what}", ModelFiles).files
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A path beside the target for what is not whole yet, on the same disk; gone afterwards, whatever happens."""
+    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free_folder(target: Path) -> None:
+    """Raises ValidationError unless `target` is a new path or an empty folder."""
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if target.exists():
+        message = "It exists already and is not an empty folder."
+        raise _refused("path", repr(str(target)), message, "Choose a new folder or empty this one.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_free_file(target: Path) -> None:
+    """Raises ValidationError unless `target` is a new path that ends as programs expect of such a file."""
+    if target.suffix != SUFFIX:
+        message = f"Programs know such a file by its ending, {SUFFIX}."
+        raise _refused("path", repr(str(target)), message, f"Choose {target.name + SUFFIX!r}.")
+    if target.exists():
+        raise _refused("path", repr(str(target)), "It exists already.", "Choose a new file.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _refused(field: str, value: str, message: str, remedy: str) -> ValidationError:
+    return ValidationError([FieldProblem(field=field, value=value, message=message, remedy=remedy)])
