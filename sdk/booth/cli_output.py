@@ -48,7 +48,6 @@ _BY_KIND: tuple[tuple[type[errors.BoothError], int], ...] = (
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model's id.")]
 
 
 def exit_code(error: Exception) -> int:

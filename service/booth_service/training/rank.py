@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor
 
 from booth.contract.attempts import Brief, SampleStrip, StoredFile
 from booth.contract.jobs import Progress
