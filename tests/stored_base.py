@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from booth.contract.attempts import StoredFile
+from booth.contract.jobs import ExportDtype
+from booth_service.control import base_references, base_sources
 from booth_service.storage import keys
 from booth_service.storage.s3 import ObjectStore
 
@@ -23,6 +25,19 @@ def store_file(store: ObjectStore, path: Path, name: str) -> StoredFile:
     sha256 = hashlib.sha256(body).hexdigest()
     store.put(keys.base_file(sha256), body)
     return StoredFile(path=name, key=keys.base_file(sha256), bytes=len(body), sha256=sha256)
+
+
+def store_references(
+    store: ObjectStore, folder: Path, files: Iterable[StoredFile], dtype: ExportDtype = "float16"
+) -> list[StoredFile]:
+    """What publishing the base in `folder` untrained would give, stored as `boothctl base-models add` does it."""
+    source = base_sources.folder(folder, store).files
+    made = [
+        base_references.stored_reference(store, file, source[file.path], dtype, None)
+        for file in files
+        if base_references.is_trained(file.path)
+    ]
+    return [each for each in made if each is not None]
 
 
 def fetch(store: ObjectStore, files: Iterable[StoredFile], folder: Path) -> None:

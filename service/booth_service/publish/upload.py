@@ -54,7 +54,8 @@ def upload_files(
         gang.all_or_none(lambda: done.extend(_finished(files, targets, shares, store)) if gang.rank == 0 else None)
         return gang.everyone(done)[0]
     except BaseException:
-        _clear_away(files, targets or [Whole(upload) for upload in begun.values()], store)
+        if gang.rank == 0:
+            _clear_away(files, targets or [Whole(upload) for upload in begun.values()], store)
         raise
 
 
