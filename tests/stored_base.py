@@ -33,7 +33,7 @@ def store_references(
     """What publishing the base in `folder` untrained would give, stored as `boothctl base-models add` does it."""
     source = base_sources.folder(folder, store).files
     made = [
-        base_references.stored_reference(store, file, source[file.path], dtype, None)
+        base_references.stored_reference(store, file, source[file.path], dtype)
         for file in files
         if base_references.is_trained(file.path)
     ]

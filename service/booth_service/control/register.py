@@ -140,7 +140,7 @@ def _references(
     def one(file: StoredFile) -> StoredFile | None:
         if file.sha256 in known:
             return known[file.sha256].model_copy(update={"path": file.path})
-        return base_references.stored_reference(store, file, source.files[file.path], dtype, config.scratch_dir)
+        return base_references.stored_reference(store, file, source.files[file.path], dtype)
 
     trained = [file for file in files if base_references.is_trained(file.path)]
     return [reference for reference in pool.map(one, trained) if reference is not None]

@@ -1,6 +1,7 @@
 """Models that must not be published, against a real object store: nothing of them is ever visible."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_a_change_in_the_smallest_tensor_alone_is_a_change(driver):
 def test_a_header_longer_than_its_file_is_not_read(plane, length):
     file = put_file(plane.store, "x.safetensors", length.to_bytes(8, "little") + b"{}")
     with pytest.raises(BadWeights, match="header of"):
-        read_header(plane.store, file.key, file.bytes)
+        read_header(partial(plane.store.get_range, file.key), file.key, file.bytes)
 
 
 def test_verification_reads_samples_not_whole_files(plane, user, driver, monkeypatch):
