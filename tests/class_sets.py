@@ -1,7 +1,7 @@
 """Class-image sets of the tiny base model, made in this process, and what is done to their stored bytes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stored_base import store_base
@@ -45,6 +45,11 @@ def set_work(store: ObjectStore, folder: Path, tenant_id: str, **changes: object
     spec = SPEC.model_copy(update={"base_sha256": content_sha256(files), **changes})
     place = Place(store, keys.class_set(tenant_id, spec.address))
     return SetWork(spec, place, files, str(folder / "scratch"), use_gpu=False)
+
+
+def elsewhere(work: SetWork, tenant_id: str) -> SetWork:
+    """The same set of the same base in another tenant's place."""
+    return replace(work, place=Place(work.place.store, keys.class_set(tenant_id, work.spec.address)))
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Runs the real training loop on gloo ranks, without Ray: pictures in memory, checkpoints in a folder, S3 if asked.
+"""Runs the real training loop on gloo ranks, without Ray and without S3: pictures in memory, checkpoints in a folder.
 
 One spawn runs many cases one after the other: starting processes costs more than tiny cases do.
 """
@@ -6,34 +6,38 @@ One spawn runs many cases one after the other: starting processes costs more tha
 import json
 import os
 import socket
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from safetensors.torch import load, load_file, save_file
-from stored_base import store_base
-from tiny_job import PARAMS, RECIPE
+from safetensors.torch import load_file, save_file
+from tiny_job import PARAMS
 from torch import Tensor
 from world import SUBJECTS, render
 
-from booth.contract.attempts import Brief, StoredFile
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
 from booth_service.diffusion.components import Components, load_components
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.publish import layout as layouts
-from booth_service.publish.publisher import Export
-from booth_service.storage.s3 import ObjectStore
+from booth_service.publish.export import pieces_of
+from booth_service.publish.gang import Gang
+from booth_service.publish.upload import upload_files
+from booth_service.storage.s3 import StoredPart, Upload
 from booth_service.training import checkpoint
 from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
 from booth_service.training.worker import Task, train
+
+FORMATS = (torch.float16, torch.bfloat16)
+PART_BYTES = 2**13  # so that tiny files have parts for all ranks
 
 
 def layout(ranks: int = 1, zero_stage: int = 0, *, rows: int = 4, micro: int | None = None, **changes: Any) -> Plan:
@@ -46,8 +50,8 @@ def layout(ranks: int = 1, zero_stage: int = 0, *, rows: int = 4, micro: int | N
 class Case:
     """One run. `base` is a diffusers folder; `resume` names another case's folder, whose last checkpoint it takes.
 
-    `wide`: every second photo is twice as wide as high. `poisoned_class_image`: its moments are not finite. `exports`
-    publish what the run ended with, each under a job of its own.
+    `wide`: every second photo is twice as wide as high. `poisoned_class_image`: its moments are not finite.
+    `publishes`: what the run ended with is published too, in both formats and in many small parts, into its folder.
     """
 
     name: str
@@ -62,7 +66,7 @@ class Case:
     masks: bool = False
     wide: bool = False
     poisoned_class_image: int | None = None
-    exports: tuple[Export, ...] = ()
+    publishes: bool = False
 
 
 @dataclass
@@ -79,19 +83,10 @@ class Outcome:
         return {step: (p["loss"], p["instance_loss"], p["prior_loss"]) for step, p in self.progress.items()}
 
 
-def exports_to(store: ObjectStore, base: Path, scratch: Path) -> tuple[Export, Export]:
-    """The base model is stored, and trained weights can be published in both formats."""
-    brief = Brief(
-        job_id="", tenant_id=base.parent.name, attempt=1, fence=1, params=PARAMS, photos=[], base_model="tiny",
-        base_files=store_base(store, base), recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
-    )  # fmt: skip
-    return tuple(Export(brief, store, str(scratch), dtype) for dtype in (torch.float16, torch.bfloat16))  # type: ignore
-
-
 def assert_published_as_cast(outcome: Outcome) -> None:
     """What was published is what the run ended with, cast; equal bit for bit."""
     assert outcome.error is None
-    assert len(outcome.published) == 2
+    assert len(outcome.published) == len(FORMATS)
     for dtype, published in outcome.published.items():
         assert published.keys() == outcome.weights.keys()
         for name, tensor in outcome.weights.items():
@@ -112,7 +107,7 @@ def run(cases: list[Case], folder: Path) -> dict[str, Outcome]:
             port = probe.getsockname()[1]
         ranks = group[0].plan.ranks
         mp.spawn(_rank, args=(group, port, str(folder)), nprocs=ranks)
-    return {case.name: _outcome(case, folder / case.name) for case in cases}
+    return {case.name: _outcome(folder / case.name) for case in cases}
 
 
 def pictures(
@@ -230,14 +225,29 @@ def run_case(case: Case, desk: FolderDesk, place: Path | None) -> None:
     weights = dict(gather(trained.engine, flats, torch.float32))
     if place:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, place / "weights.safetensors")
-    layouts.part_bytes_of = lambda total_bytes: 2**16  # in this process alone: tiny files have parts for all ranks too
-    records = {}
-    for export in case.exports:
-        brief = export.brief.model_copy(update={"job_id": f"{case.name}-{export.dtype}".replace(" ", "-")})
-        files = replace(export, brief=brief)(FinalWeights(trained), lambda *_: None)
-        records[str(export.dtype)] = [file.model_dump() for file in files]
-    if place:
-        (place / "published.json").write_text(json.dumps(records))
+    if case.publishes:
+        layouts.part_bytes_of = lambda total_bytes: PART_BYTES  # in this process alone
+        for dtype in FORMATS:
+            final = FinalWeights(trained)
+            pieces = pieces_of(final, case.base, dtype)
+            keys = [str(desk.folder / str(dtype) / file.layout.path) for file in pieces]
+            upload_files(pieces, keys, FolderStore(), Gang(final.device), lambda *_: None)  # type: ignore[arg-type]
+
+
+class FolderStore:
+    """Where parts go that S3 would refuse for their size. Keys are paths."""
+
+    def begin_upload(self, key: str) -> Upload:
+        Path(key).parent.mkdir(parents=True, exist_ok=True)
+        return Upload(key, "")
+
+    def put_part(self, upload: Upload, number: int, body: memoryview, sha256: str) -> StoredPart:
+        Path(f"{upload.key}.{number}").write_bytes(body)
+        return StoredPart(number, "", sha256)
+
+    def complete(self, upload: Upload, parts: Sequence[StoredPart], total_bytes: int) -> None:
+        assert len(parts) > dist.get_world_size()
+        Path(upload.key).write_bytes(b"".join(Path(f"{upload.key}.{part.number}").read_bytes() for part in parts))
 
 
 def _poison(case: Case) -> dict[CacheKey, Tensor] | None:
@@ -247,16 +257,12 @@ def _poison(case: Case) -> dict[CacheKey, Tensor] | None:
     return {(True, case.poisoned_class_image, False, (side, side)): torch.full((2, 3, side // 2, side // 2), torch.nan)}
 
 
-def _outcome(case: Case, place: Path) -> Outcome:
+def _outcome(place: Path) -> Outcome:
     progress, error, drawn = json.loads((place / "said.json").read_text())
     weights = load_file(place / "weights.safetensors") if error is None else {}
     outcome = Outcome({int(step): said for step, said in progress.items()}, weights, error, drawn)
-    records = json.loads((place / "published.json").read_text()) if error is None else {}
-    for export in case.exports if records else ():
-        files = [StoredFile(**file) for file in records[str(export.dtype)]]
-        outcome.published[export.dtype] = {
-            f"{file.path.split('/')[0]}.{name}": tensor
-            for file in files
-            for name, tensor in load(export.store.get_file(file)).items()
-        }
+    for dtype in FORMATS:
+        for file in (place / str(dtype)).rglob("*.safetensors"):
+            tensors = {f"{file.parent.name}.{name}": tensor for name, tensor in load_file(file).items()}
+            outcome.published.setdefault(dtype, {}).update(tensors)
     return outcome

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
+
 from booth_service.local import object_store as seaweedfs
 from booth_service.local.part import Part, Signals
 from booth_service.storage.s3 import ObjectStore
@@ -51,3 +53,4 @@ def _set_aws(variables: dict[str, str]) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(variables)
+    boto3.DEFAULT_SESSION = None  # it keeps the credentials that it found first

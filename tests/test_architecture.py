@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "data": set(),
     "diffusion": set(),
     "local": set(),
-    "storage": set(),
+    "storage": {"booth_service.settings"},
     "control": {
         "booth_service.storage",
         "booth_service.plan",

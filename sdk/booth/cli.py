@@ -62,6 +62,11 @@ def submit(
     text_encoder_learning_rate: Annotated[float | None, typer.Option(help="Of the text encoder.")] = None,
     prior_loss_weight: Annotated[float | None, typer.Option(help="Of the class images' loss.")] = None,
     num_class_images: Annotated[int | None, typer.Option(help="Class images to preserve the class with.")] = None,
+    class_images: Annotated[
+        list[str] | None,
+        typer.Option(help="Your own pictures of the class: a file, folder or glob; may be given several times."),
+    ] = None,
+    class_prompt: Annotated[str | None, typer.Option(help='Of the class images; "a photo of a CLASS".')] = None,
     train_text_encoder: Annotated[
         bool | None, typer.Option("--train-text-encoder/--freeze-text-encoder", help="Train it too, or leave it.")
     ] = None,
@@ -90,6 +95,8 @@ def submit(
         "text_encoder_learning_rate": text_encoder_learning_rate,
         "prior_loss_weight": prior_loss_weight,
         "num_class_images": num_class_images,
+        "class_images": class_images or None,
+        "class_prompt": class_prompt,
         "train_text_encoder": train_text_encoder,
         "resolution": resolution,
         "train_batch_size": train_batch_size,

@@ -15,14 +15,13 @@ from booth.contract.base import Record
 from booth.contract.jobs import JobRecord, JobSpec, PreparedJob, TrainingOptions
 from booth.contract.problems import FieldProblem
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
-from booth.images import SentFile
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
 from booth.pictures import GeneratedImage
 from booth.spec import Draft, draft
 from booth.subjects import Photos, Subject
 from booth.transport import Transport
-from booth.upload import OnUpload, upload_missing
+from booth.upload import OnUpload, check_class_images, upload_missing
 
 
 class Client:
@@ -77,6 +76,8 @@ class Client:
         text_encoder_learning_rate: float | None = None,
         prior_loss_weight: float | None = None,
         num_class_images: int | None = None,
+        class_images: Photos | None = None,
+        class_prompt: str | None = None,
         train_text_encoder: bool | None = None,
         resolution: int | None = None,
         train_batch_size: int | None = None,
@@ -93,6 +94,8 @@ class Client:
         photo.jpg, photo.txt is its caption and photo.mask.png its mask, where they are there.
         `token`: the word that will name the subject; None picks a rare one of the base model's tokenizer.
         `class_noun`: what the subject is, such as "dog". Always needed.
+        `class_images`: pictures of the class of your own, in any of these forms, in place of those that the base model
+        draws; `class_prompt`: what they, or the drawn ones, are prompted with; None is "a photo of a <class noun>".
         `more_subjects`: what else the same model learns, each with its own photos, token and class noun.
         Every other dial that is None takes the base model's recipe; `job.params` shows all values.
         `idempotency_key`: two calls with one key make one job.
@@ -108,6 +111,7 @@ class Client:
             "text_encoder_learning_rate": text_encoder_learning_rate,
             "prior_loss_weight": prior_loss_weight,
             "num_class_images": num_class_images,
+            "class_prompt": class_prompt,
             "train_text_encoder": train_text_encoder,
             "resolution": resolution,
             "train_batch_size": train_batch_size,
@@ -115,9 +119,11 @@ class Client:
             "name": name,
             "options": options or TrainingOptions(),
         }
-        files, spec = self._checked(draft(images, dials, more_subjects))
+        asked = draft(images, dials, more_subjects, class_images)
+        spec = self._checked(asked)
         prepared = self._transport.post("/v1/jobs/prepare", PreparedJob, body=spec, repeatable=True)
-        upload_missing(self._transport, files, prepared.uploads, on_upload)
+        upload_missing(self._transport, asked.files, prepared.uploads, on_upload)
+        check_class_images(self._transport, asked.class_images)
         key = idempotency_key or uuid.uuid4().hex
         record = self._transport.post("/v1/jobs", JobRecord, body=spec, idempotency_key=key)
         for text in dict.fromkeys([*prepared.warnings, *record.warnings]):
@@ -147,8 +153,8 @@ class Client:
             negative_prompt=negative_prompt,
         )
 
-    def _checked(self, asked: Draft) -> tuple[list[SentFile], JobSpec]:
-        """What to send and the job to ask for; or one exception that names every bad photo and every bad dial."""
+    def _checked(self, asked: Draft) -> JobSpec:
+        """The job to ask for; or one exception that names every bad photo and every bad dial."""
         bad_dials = asked.bad_dials
         if bad_dials or asked.bad_photos:
             bad_dials = bad_dials + self._unknown_base_model(asked.base_model)
@@ -158,7 +164,7 @@ class Client:
             raise ImageValidationError(asked.bad_photos)
         for text in asked.warnings:
             warnings.warn(text, BoothWarning, stacklevel=3)
-        return asked.files, asked.spec
+        return asked.spec
 
     def _unknown_base_model(self, name: Any) -> list[FieldProblem]:
         """A problem where the service answers and has no such base model, so that it is named beside the others."""

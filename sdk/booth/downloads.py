@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -36,8 +37,9 @@ def check_format(format: str, rank: int | None) -> None:
 def download_folder(transport: Transport, model_id: str, path: Path) -> Path:
     """The model's diffusers folder lies at `path`, which is new or was empty."""
     _check_free_folder(path)
+    source = Source(transport, model_id)
     with _partial(path) as partial:
-        fetch(transport, _files(transport, model_id), partial)
+        source.fetch(source.files(), partial)
         if path.exists():
             path.rmdir()
         partial.rename(path)
@@ -47,9 +49,9 @@ def download_folder(transport: Transport, model_id: str, path: Path) -> Path:
 def download_original(transport: Transport, model_id: str, path: Path) -> Path:
     """The model lies in the new file `path`, in the original layout. Takes twice the file's size on disk meanwhile."""
     _check_free_file(path)
+    source = Source(transport, model_id)
     with _partial(path) as partial:
-        files = [file for file in _files(transport, model_id) if original_layout.is_needed(file.path)]
-        fetch(transport, files, partial / "folder")
+        source.fetch([file for file in source.files() if original_layout.is_needed(file.path)], partial / "folder")
         original_layout.write_original(partial / "folder", partial / path.name)
         (partial / path.name).rename(path)
     return path
@@ -59,35 +61,57 @@ def download_lora(transport: Transport, model_id: str, path: Path, rank: int) ->
     """The nearest LoRA of `rank` to the model's change lies in the new file `path`."""
     _check_free_file(path)
     lora.require_extra()
+    model, base = Source(transport, model_id), Source(transport, model_id, "base-files")
     with _partial(path) as partial:
-        tuned, base = lora.changed(_files(transport, model_id), _files(transport, model_id, "base-files"))
-        fetch(transport, tuned, partial / "tuned")
-        fetch(transport, base, partial / "base")
+        after, before = lora.changed(model.files(), base.files())
+        model.fetch(after, partial / "tuned")
+        base.fetch(before, partial / "base")
         energy = lora.extract(partial / "base", partial / "tuned", partial / path.name, rank)
         (partial / path.name).rename(path)
     return lora.Lora(path, rank, energy)
 
 
-def fetch(transport: Transport, files: Iterable[ModelFile], folder: Path) -> None:
-    """All files lie in the folder with the recorded content, several fetched at a time."""
-    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-        list(pool.map(lambda file: fetch_file(transport, file, folder), files))
+@dataclass(frozen=True)
+class Source:
+    """A model's own files, or with "base-files" those of the base model that it was trained from."""
 
+    transport: Transport
+    model_id: str
+    kind: str = "files"
 
-def fetch_file(transport: Transport, file: ModelFile, folder: Path) -> None:
-    """One file lies in the folder, with the recorded content; a download that breaks off is begun again."""
-    relative = PurePosixPath(file.path)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in file.path:
-        raise TransferError(f"The service names a file outside the model's folder, {file.path!r}. Nothing was written.")
-    target = folder / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(MAX_RETRIES + 1):
-        try:
-            return _fetch_once(transport, file, target)
-        except TransferError:
-            if attempt == MAX_RETRIES:
-                raise
-            transport.sleep(FIRST_PAUSE_S * 2**attempt)
+    def files(self) -> list[ModelFile]:
+        """All of them, with links that work for a few minutes."""
+        return self.transport.get(f"/v1/models/{quote(self.model_id, safe='')}/{self.kind}", ModelFiles).files
+
+    def fetch(self, files: Iterable[ModelFile], folder: Path) -> None:
+        """All these files lie in the folder with the recorded content, several fetched at a time."""
+        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
+            list(pool.map(lambda file: self.fetch_file(file, folder), files))
+
+    def fetch_file(self, file: ModelFile, folder: Path) -> None:
+        """One file lies in the folder, with the recorded content.
+
+        A download that breaks off is begun again with a new link: the first may have run out on a slow line.
+        """
+        relative = PurePosixPath(file.path)
+        if relative.is_absolute() or ".." in relative.parts or "\\" in file.path:
+            raise TransferError(
+                f"The service names a file outside the model's folder, {file.path!r}. Nothing was written."
+            )
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(MAX_RETRIES + 1):
+            try:
+                return _fetch_once(self.transport, file, target)
+            except TransferError:
+                if attempt == MAX_RETRIES:
+                    raise
+                self.transport.sleep(FIRST_PAUSE_S * 2**attempt)
+                file = self._with_new_link(file)
+
+    def _with_new_link(self, file: ModelFile) -> ModelFile:
+        links = {each.path: each.url for each in self.files()}
+        return file.model_copy(update={"url": links.get(file.path, file.url)})
 
 
 def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:
@@ -98,10 +122,6 @@ def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:
             out.write(piece)
     if not check.is_right():
         raise TransferError(f"{file.path} arrived with other bytes than were published (SHA-256). Try again.")
-
-
-def _files(transport: Transport, model_id: str, what: str = "files") -> list[ModelFile]:
-    return transport.get(f"/v1/models/{quote(model_id, safe='')}/{what}", ModelFiles).files
 
 
 @contextmanager

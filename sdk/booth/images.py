@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from booth.companions import caption_path, checked_caption, is_mask, mask_path, read_caption
 from booth.contract import limits
-from booth.contract.jobs import MaskRef, PhotoRef
+from booth.contract.jobs import ClassImageRef, MaskRef, PhotoRef
 from booth.contract.photos import PhotoError, open_mask, open_photo
 from booth.contract.problems import FieldProblem
 from booth.sources import listed, photos_in, shown
@@ -54,6 +54,10 @@ class CheckedPhoto(SentFile):
             mask=None if self.mask is None else _mask_ref(self.mask),
         )
 
+    @property
+    def class_ref(self) -> ClassImageRef:
+        return ClassImageRef(sha256=self.sha256, bytes=len(self.data), filename=self.filename[-255:])
+
 
 @dataclass
 class Collection:
@@ -90,12 +94,40 @@ def collect(images: Photos, field: str = "images") -> Collection:
     return collection
 
 
-def _check(photos: Sequence[Photo], field: str, collection: Collection) -> None:
+def collect_class_images(images: Photos | None, field: str = "class_images") -> Collection:
+    """The class images of the user's own, read and checked as photos are; None is none. They have no captions or masks.
+
+    A class image is trained with the class prompt, so that a text or mask file beside it is none of its.
+    """
+    collection = Collection()
+    if images is None:
+        return collection
+    items = listed(images)
+    photos = photos_in(items, collection.warnings)
+    problem = None
+    if not photos:
+        problem = "There is no picture in what was given.", "Give pictures of the class, or leave class_images out."
+    elif len(photos) > limits.MAX_OWN_CLASS_IMAGES:
+        problem = (
+            f"There are {len(photos)} pictures, and {limits.MAX_OWN_CLASS_IMAGES} are the most.",
+            "Choose among them; 100 to 200 are enough.",
+        )
+    elif any(photo.caption is not None or photo.mask is not None for photo in photos):
+        problem = "A class image has no caption or mask of its own.", "Give class_prompt for all of them."
+    if problem is not None:
+        message, remedy = problem
+        collection.problems.append(FieldProblem(field=field, value=shown(items), message=message, remedy=remedy))
+    else:
+        _check(photos, field, collection, with_companions=False)
+    return collection
+
+
+def _check(photos: Sequence[Photo], field: str, collection: Collection, *, with_companions: bool = True) -> None:
     """Every photo is read and opened once, and lies in the collection, or a problem for each bad file of it."""
     kept: dict[str, tuple[str, CheckedPhoto]] = {}
     for number, photo in enumerate(photos):
         name = str(photo.image) if isinstance(photo.image, Path) else f"{field}.{number}"
-        found = _checked(photo, number, name, collection.problems)
+        found = _checked(photo, number, name, collection.problems, with_companions)
         if found is None:
             continue
         first_name, first = kept.setdefault(found.sha256, (name, found))
@@ -107,7 +139,9 @@ def _check(photos: Sequence[Photo], field: str, collection: Collection) -> None:
         collection.warnings.append(f"{name} is the same photo as {first_name}; it is used {once}.")
 
 
-def _checked(photo: Photo, number: int, name: str, problems: list[FieldProblem]) -> CheckedPhoto | None:
+def _checked(
+    photo: Photo, number: int, name: str, problems: list[FieldProblem], with_companions: bool
+) -> CheckedPhoto | None:
     """The photo with all that belongs to it; None, and a problem for each bad part, where it cannot be used."""
     before = len(problems)
     data = size = caption = mask = None
@@ -116,10 +150,10 @@ def _checked(photo: Photo, number: int, name: str, problems: list[FieldProblem])
             raise PhotoError("It is the mask of a photo that is not given.", "Give the photo too, or rename the file.")
         data = _read(photo.image)
         size = open_photo(data).size
-    told = _caption_of(photo)
+    told = _caption_of(photo) if with_companions else None
     with _blaming(str(told) if isinstance(told, Path) else f"caption of {name}", problems):
         caption = read_caption(told) if isinstance(told, Path) else None if told is None else checked_caption(told)
-    drawn = _mask_of(photo)
+    drawn = _mask_of(photo) if with_companions else None
     mask_name = str(drawn) if isinstance(drawn, Path) else f"mask of {name}"
     with _blaming(mask_name, problems):
         mask = None if drawn is None else SentFile(Path(mask_name).name, _read(drawn))

@@ -32,6 +32,8 @@ def read(path: Path) -> dict[str, Any]:
     file.check_kinds(values, JobSpec, "")
     if "images" in values:
         values["images"] = list(file.photos(values["images"], "images"))
+    if "class_images" in values:
+        values["class_images"] = list(file.photos(values["class_images"], "class_images"))
     if "more_subjects" in values:
         values["more_subjects"] = list(file.subjects(values["more_subjects"]))
     if "options" in values:
@@ -107,7 +109,10 @@ class _File:
             given = self.mapping(item, place, list(SubjectSpec.model_fields))
             self.check_kinds(given, SubjectSpec, f"{place}.")
             images = list(self.photos(given.get("images", []), f"{place}.images"))
-            yield Subject(images, given.get("token"), given.get("class_noun", ""))
+            own = given.get("class_images")
+            class_images = None if own is None else list(self.photos(own, f"{place}.class_images"))
+            token, class_noun = given.get("token"), given.get("class_noun", "")
+            yield Subject(images, token, class_noun, class_images, given.get("class_prompt"))
 
     def resolved(self, path: str) -> str:
         """A path of the file as seen from here."""

@@ -33,8 +33,13 @@ Photos: TypeAlias = "Source | Photo | Iterable[Source | Photo]"
 
 @dataclass(frozen=True)
 class Subject:
-    """A further subject of a job, with photos, token (None: a rare one is picked) and class noun of its own."""
+    """A further subject of a job, with photos, token (None: a rare one is picked) and class noun of its own.
+
+    `class_images` and `class_prompt` are as those of `Client.personalize`.
+    """
 
     images: Photos
     token: str | None = None
     class_noun: str = ""
+    class_images: Photos | None = None
+    class_prompt: str | None = None

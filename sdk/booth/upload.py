@@ -1,9 +1,10 @@
-"""Photos and masks to the object store through presigned links: only the missing ones, four at a time."""
+"""Photos, masks and class images to the object store through presigned links: only the missing, four at a time."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from booth.contract.jobs import UploadTarget
+from booth.contract import limits
+from booth.contract.jobs import CheckedClassImages, ClassImageRef, ClassImagesToCheck, UploadTarget
 from booth.images import SentFile
 from booth.transport import Transport
 
@@ -32,3 +33,17 @@ def upload_missing(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def check_class_images(transport: Transport, images: Sequence[ClassImageRef]) -> None:
+    """The service has checked and stored these uploaded class images, a few in each request, so that none takes long.
+
+    Raises ValidationError where one is refused. What an earlier call got through takes no time again.
+    """
+    size = limits.MAX_CLASS_IMAGES_PER_CALL
+    calls = [ClassImagesToCheck(images=list(images[start : start + size])) for start in range(0, len(images), size)]
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for _ in pool.map(
+            lambda call: transport.post("/v1/class-images", CheckedClassImages, body=call, repeatable=True), calls
+        ):
+            pass

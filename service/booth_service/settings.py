@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30
-    """Disk that base models may take on a node; those in use stay in any case."""
+    """Disk that base models may take on this node; those in use stay in any case."""
     delta_store: bool = True
     """Models are stored as lossless differences to their base model where that at least halves their bytes. Adding a
     base model then stores its half-precision files too, which are what they are differences to."""

@@ -3,8 +3,9 @@
 One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
 reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
 time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
-behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases; C8 is shares
-of bytes; S1 is seconds, for information, on a stack of its own.
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases, C5 calls; C8 is shares of bytes; C6, F1 and W1 are ratios
+of wall time, so that they want a quiet machine; S1 is seconds, for information. F1, S1 and W1 bring a stack or a store
+of their own.
 """
 
 import os
@@ -15,9 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import class_images
 import delta
 import duels
+import fetch
 import startup
+import warm_set
 from chooser import report_agreement
 from duels import Pairs, TurnsBroken, WrongAnswer
 from figure import Goal, at_least, at_most, line
@@ -60,7 +64,15 @@ FIGURES = {
         for stage in (1, 2, 3)
     },
 }
-OTHERS = {"C4": report_agreement, "C8": delta.report, "S1": startup.report}  # they print lines of their own
+OTHERS = {
+    "C4": report_agreement,
+    "C5": class_images.report_calls,
+    "C6": class_images.report_pool,
+    "C8": delta.report,
+    "F1": fetch.report,
+    "S1": startup.report,
+    "W1": warm_set.report,
+}  # they print lines of their own
 
 
 def main() -> int:

@@ -38,6 +38,9 @@ PARTS = {
 COULD_BE_KEPT = ("preparing", "starting ranks", "loading the base model")
 
 
+Marks = list[tuple[str, float]]
+
+
 def report(name: str) -> bool:
     """Run both jobs on a stack of its own and print a line and its parts for each. Always True: there is no goal."""
     with tempfile.TemporaryDirectory(prefix="booth-startup-") as folder:
@@ -53,14 +56,14 @@ def report(name: str) -> bool:
     return True
 
 
-def timeline(machine: OneMachine) -> list[tuple[str, float]]:
+def timeline(machine: OneMachine, class_noun: str = "teapot", class_images: int = CLASS_IMAGES) -> Marks:
     """Seconds after the submit at which a job was first seen at the beginning of each part, and at its first step."""
     client = booth.Client(machine.base_url, machine.api_key)
     photos = sorted((ROOT / "examples" / "tinyworld" / "subjects" / "teapot").glob("*.png"))
     began = time.monotonic()
     options = booth.TrainingOptions(lr_warmup_steps=0)
     submitted = client.personalize(
-        photos, "sks", "teapot", steps=STEPS, num_class_images=CLASS_IMAGES, seed=1, options=options
+        photos, "sks", class_noun, steps=STEPS, num_class_images=class_images, seed=1, options=options
     )
     marks: dict[str, float] = {"queued": time.monotonic() - began}
     path = f"/v1/jobs/{submitted.id}"

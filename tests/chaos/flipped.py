@@ -16,10 +16,10 @@ def row(folder: Path) -> str:
     with own_s3(folder / "s3") as server:
         store = server.empty_bucket()
         files = store_base(store, write_tiny_base(folder / "base"))
-        for file in files:
+        for number, file in enumerate(files):
             body = bytearray(store.get(file.key))
             store.put(file.key, bytes([body[0] ^ 1]) + body[1:])
             with pytest.raises(StorageError, match=file.key):
-                materialize(store, files, str(folder / "scratch"))
+                materialize(store, files, str(folder / f"scratch-{number}"))  # a node that has nothing yet
             store.put(file.key, bytes(body))
     return f"{len(files)} base files refused"

@@ -27,13 +27,22 @@ from scripted_service import (
     problem,
     sent_json,
 )
+from tiny_job import RECIPE
 from typer.testing import CliRunner, Result
 
 from booth import Lora, Model, cli_operator
 from booth.cli import app
 from booth.contract.jobs import JobFailure, JobPage, Progress
 from booth.contract.lora import Energy
-from booth.contract.models import GenerateAnswer, ModelFile, ModelFiles, ModelPage, Picture
+from booth.contract.models import (
+    BaseModelPage,
+    BaseModelRecord,
+    GenerateAnswer,
+    ModelFile,
+    ModelFiles,
+    ModelPage,
+    Picture,
+)
 from booth.contract.states import FailureReason, JobState
 
 SUBMIT = ("submit", "--token", "sks", "--class", "dog")
@@ -362,6 +371,8 @@ def test_operator_commands_name_the_missing_extra(monkeypatch: pytest.MonkeyPatc
     [
         (("up", "--data-dir", "d", "--port", "7", "--json"), ["up", "--data-dir", "d", "--port", "7", "--json"]),
         (("admin", "tenants", "--help"), ["admin", "tenants", "--help"]),
+        (("base-models", "add", "x", "o/n", "--recipe", "sd15"), ["register", "x", "o/n", "--recipe", "sd15"]),
+        (("base-models", "add", "--help"), ["register", "--help"]),
     ],
 )
 def test_operator_commands_become_the_local_stack(
@@ -372,6 +383,37 @@ def test_operator_commands_become_the_local_stack(
     monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
     run(*given)
     assert started == [[sys.executable, "-m", "booth_service.local", *passed_on]]
+
+
+def test_models_are_deleted_and_listed(server: ScriptedService) -> None:
+    server.on("GET", "/v1/models", ModelPage(models=[MODEL]))
+    server.on("DELETE", "/v1/models/mdl_1", b"")
+    assert run("models", "ls").stdout == run("models").stdout
+    assert json.loads(run("models", "ls", "--json").stdout)[0]["id"] == "mdl_1"
+    assert run("models", "rm", "mdl_1").stdout == "mdl_1\n"
+    assert json.loads(run("models", "rm", "mdl_1", "mdl_1", "--json").stdout) == [{"id": "mdl_1"}] * 2
+    assert len(server.asked("DELETE", "/v1/models/mdl_1")) == 3
+
+
+def test_a_model_that_is_not_there_cannot_be_deleted(server: ScriptedService) -> None:
+    server.on("DELETE", "/v1/models/mdl_9", problem("not_found", 404))
+    assert run("models", "rm", "mdl_9").exit_code == 5
+
+
+def test_base_models_are_listed_with_where_they_come_from(server: ScriptedService) -> None:
+    base = BaseModelRecord(
+        name="sd15", family="stable-diffusion", is_default=True, recipe=RECIPE, bytes=3 * 2**30, source="owner/sd",
+        revision="c" * 40,
+    )  # fmt: skip
+    own = base.model_copy(update={"name": "own", "is_default": False, "source": "", "revision": None})
+    server.on("GET", "/v1/base-models", BaseModelPage(base_models=[base, own]))
+    for command in (("base-models",), ("base-models", "ls")):
+        _, first, second = run(*command).stdout.splitlines()
+        assert first.split() == ["sd15", "(default)", "stable-diffusion", "32", "3.00", "GiB", "owner/sd@cccccccccccc"]
+        assert second.split()[0] == "own"
+    assert json.loads(run("base-models", "--json").stdout)[0]["recipe"]["resolution"] == 32
+    server.on("GET", "/v1/base-models", BaseModelPage(base_models=[]))
+    assert "boothctl base-models add" in run("base-models").stderr
 
 
 def test_plan_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:

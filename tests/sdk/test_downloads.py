@@ -78,6 +78,18 @@ def test_a_folder_with_a_file_in_parts_arrives_whole(model: Model, tuned: Path, 
     }
 
 
+def test_links_that_run_out_on_the_way_are_asked_for_anew(
+    model: Model, service: ScriptedService, tuned: Path, tmp_path: Path
+) -> None:
+    fresh = listing(service, tuned)
+    old = [file.model_copy(update={"url": file.url.replace("/s3/", "/old/")}) for file in fresh.files]
+    for path in (file.path for file in old):
+        service.on("GET", f"/old/tuned/{path}", 403)
+    service.on("GET", "/v1/models/mdl_1/files", ModelFiles(files=old), fresh)
+    folder = model.download(tmp_path / "dog")
+    assert (folder / UNET).read_bytes() == (tuned / UNET).read_bytes()
+
+
 @pytest.mark.parametrize("format", booth.downloads.FORMATS)
 def test_a_flipped_byte_in_a_part_is_refused_by_name_in_every_format(
     model: Model, service: ScriptedService, tuned: Path, tmp_path: Path, format: str

@@ -150,7 +150,7 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path) -> None:
         "options.crop": "It is read as a truth value. Put it in quotes.",
         "options.lr_warmup_steps": "It is read as true or false. Give a number.",
         "options.weight_decayy": "There is no such key. Did you mean weight_decay?",
-        "more_subjects.0.clas": "There is no such key. Use class_noun, images, token.",
+        "more_subjects.0.clas": "There is no such key. Use class_noun, images, token, class_prompt, class_images.",
         "more_subjects.1": "It is a number. Give names with their values: class_noun: ...",
     }
 

@@ -45,6 +45,29 @@ class PhotoRef(Request):
     mask: MaskRef | None = None
 
 
+class ClassImageRef(Request):
+    """A class image of the user's own, by content. It is uploaded as photos are."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(gt=0, le=limits.MAX_PHOTO_BYTES)]
+    filename: Annotated[str, StringConstraints(max_length=255)] = "class image"
+
+
+OwnClassImages = Annotated[list[ClassImageRef], Field(max_length=limits.MAX_OWN_CLASS_IMAGES)]
+
+
+class ClassImagesToCheck(Request):
+    """Uploaded class images, for POST /v1/class-images: each is checked and stored before a job names it."""
+
+    images: Annotated[list[ClassImageRef], Field(min_length=1, max_length=limits.MAX_CLASS_IMAGES_PER_CALL)]
+
+
+class CheckedClassImages(Record):
+    """The answer: so many are usable, all of them."""
+
+    checked: int
+
+
 class TrainingOptions(Request):
     """The rarely touched settings of a job. None means: as the base model's recipe says.
 
@@ -91,10 +114,16 @@ class SubjectSpec(Request):
     class_noun: Words
     images: Annotated[list[PhotoRef], Field(min_length=1, max_length=limits.MAX_PHOTOS)]
     token: Words | None = None
+    class_prompt: PromptText | None = None
+    class_images: OwnClassImages = []
 
 
 class JobSpec(Request):
-    """What a user submits. Every dial that is None takes the base model's recipe."""
+    """What a user submits. Every dial that is None takes the base model's recipe.
+
+    `class_prompt` None is "a photo of a <class noun>". Where `class_images` are given the base model draws none of this
+    subject's, and `num_class_images` is their number.
+    """
 
     class_noun: Words
     images: Annotated[list[PhotoRef], Field(min_length=1, max_length=limits.MAX_PHOTOS)]
@@ -105,6 +134,8 @@ class JobSpec(Request):
     text_encoder_learning_rate: Rate | None = None
     prior_loss_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     num_class_images: Annotated[int, Field(ge=0, le=limits.MAX_CLASS_IMAGES)] | None = None
+    class_images: OwnClassImages = []
+    class_prompt: PromptText | None = None
     train_text_encoder: bool | None = None
     resolution: Annotated[int, Field(ge=32, le=limits.MAX_RESOLUTION_PX, multiple_of=8)] | None = None
     train_batch_size: Annotated[int, Field(ge=1, le=limits.MAX_TRAIN_BATCH_SIZE)] | None = None
@@ -126,7 +157,8 @@ class Subject(Record):
 class Params(Record):
     """Every value a job runs with, as resolved from spec and recipe, the seed included.
 
-    token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject.
+    token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject
+    whose class images the base model draws.
     """
 
     base_model: str

@@ -9,11 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from booth.contract.attempts import ClassPhoto
 from booth.contract.jobs import JobRecord, JobSpec, Params, PreparedJob, Progress
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.states import JobState
-from booth_service.control import base_models, photos, picture_sides, resolve, tokens, warnings
+from booth_service.control import base_models, class_photos, photos, picture_sides, resolve, tokens, warnings
 from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
@@ -47,7 +48,8 @@ def submit(plane: Plane, tenant_id: str, spec: JobSpec, key: str) -> tuple[JobRe
         meaning = interpret(plane, tenant_id, spec)
         photos.expect(plane, tenant_id, spec)
         accepted = photos.accept(plane, tenant_id, spec, meaning.params.crop)
-        job = _store(plane, tenant_id, spec, meaning, accepted, (key, digest))
+        class_images = class_photos.accepted(plane, tenant_id, spec)
+        job = _store(plane, tenant_id, spec, meaning, accepted, class_images, (key, digest))
     except (ProblemError, IntegrityError):
         # The same submission may have run beside this one and taken key and uploads.
         if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
@@ -63,6 +65,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         base = base_models.find(session, spec.base_model)
         used = _used_tokens(session, tenant_id)
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
+        problems += resolve.class_image_problems(spec)
         problems += base_model_problems(session, spec.base_model)
     if base is not None and spec.resolution is not None:
         multiple = picture_sides.side_multiple_px(plane.store, stored_files(base.files))
@@ -112,6 +115,7 @@ def _store(
     spec: JobSpec,
     meaning: Meaning,
     accepted: list[photos.Accepted],
+    class_images: list[ClassPhoto],
     idempotency: tuple[str, str],
 ) -> Job:
     now = plane.now()
@@ -126,6 +130,7 @@ def _store(
         params=meaning.params.model_dump(),
         warnings=[*meaning.warnings, *seen],
         photos=photo_rows,
+        class_photos=[photo.model_dump() for photo in class_images],
         state=JobState.QUEUED,
         status_detail="Waiting to be started.",
         progress=Progress().model_dump(),

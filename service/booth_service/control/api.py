@@ -12,7 +12,16 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnElement, Select, select
 
 from booth.contract.attempts import Manifest, StoredFile
-from booth.contract.jobs import EventPage, JobPage, JobRecord, JobSpec, LogPage, PreparedJob
+from booth.contract.jobs import (
+    CheckedClassImages,
+    ClassImagesToCheck,
+    EventPage,
+    JobPage,
+    JobRecord,
+    JobSpec,
+    LogPage,
+    PreparedJob,
+)
 from booth.contract.models import (
     BaseModelPage,
     GenerateAnswer,
@@ -24,7 +33,7 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, lifecycle, samples, serving
+from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Job, JobEvent, Model
@@ -59,6 +68,12 @@ def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
 def prepare_job(spec: JobSpec, tenant: Caller, plane: Here) -> PreparedJob:
     """What the spec comes to, and where to put the photos that are missing."""
     return admission.prepare(plane, tenant, spec)
+
+
+@router.post("/class-images")
+def check_class_images(asked: ClassImagesToCheck, tenant: Caller, plane: Here) -> CheckedClassImages:
+    """Uploaded class images of the user's own are checked and stored, so that a job may name them."""
+    return CheckedClassImages(checked=class_photos.check(plane, tenant, asked.images))
 
 
 @router.post("/jobs", status_code=202)

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import String, cast, delete, select
+from sqlalchemy import String, cast, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from booth.contract import limits
 from booth.contract.attempts import InstancePhoto, StoredFile
-from booth.contract.jobs import Crop, JobSpec, MaskRef, PhotoRef, UploadTarget
+from booth.contract.jobs import ClassImageRef, Crop, JobSpec, MaskRef, PhotoRef, UploadTarget
 from booth.contract.photos import PhotoError
 from booth.contract.problems import FieldProblem
 from booth_service.control.plane import Plane
@@ -23,6 +24,9 @@ from booth_service.data.images import check_mask, png_size, reencode, reencode_m
 from booth_service.errors import ObjectMissing
 from booth_service.storage import keys
 
+THREADS = 16
+AnyRef = PhotoRef | MaskRef | ClassImageRef
+
 
 @dataclass(frozen=True)
 class Named:
@@ -31,6 +35,15 @@ class Named:
     subject: int
     field: str
     ref: PhotoRef
+
+
+@dataclass(frozen=True)
+class NamedClassImage:
+    """One class image of a spec: its subject's number, and what problems call it."""
+
+    subject: int
+    field: str
+    ref: ClassImageRef
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,17 @@ def named(spec: JobSpec) -> list[Named]:
     return list(first.values())
 
 
+def named_class_images(spec: JobSpec) -> list[NamedClassImage]:
+    """Every class image of every subject, in order; each content once within a subject."""
+    subjects = [("class_images", spec.class_images)]
+    subjects += [(f"more_subjects.{n}.class_images", more.class_images) for n, more in enumerate(spec.more_subjects)]
+    first: dict[tuple[int, str], NamedClassImage] = {}
+    for number, (field, refs) in enumerate(subjects):
+        for place, ref in enumerate(refs):
+            first.setdefault((number, ref.sha256), NamedClassImage(number, f"{field}.{place}", ref))
+    return list(first.values())
+
+
 def contents(tenant_id: str, spec: JobSpec) -> list[Content]:
     """Every file of the spec, each content once, in order."""
     found: dict[str, Content] = {}
@@ -69,6 +93,10 @@ def contents(tenant_id: str, spec: JobSpec) -> list[Content]:
         key = (keys.mask if isinstance(ref, MaskRef) else keys.photo)(tenant_id, ref.sha256)
         stored = found[ref.sha256].stored if ref.sha256 in found else frozenset()
         found[ref.sha256] = Content(ref.sha256, ref.bytes, stored | {key})
+    for image in (each.ref for each in named_class_images(spec)):
+        made = {keys.photo(tenant_id, image.sha256), keys.class_photo(tenant_id, image.sha256)}
+        stored = found[image.sha256].stored if image.sha256 in found else frozenset()
+        found[image.sha256] = Content(image.sha256, image.bytes, stored | made)
     return list(found.values())
 
 
@@ -92,7 +120,10 @@ def expect(plane: Plane, tenant_id: str, spec: JobSpec) -> None:
 
 def targets(plane: Plane, tenant_id: str, spec: JobSpec) -> list[UploadTarget]:
     """Where to put each file; no url where the service holds it already."""
-    return [UploadTarget(sha256=file.sha256, url=_link(plane, tenant_id, file)) for file in contents(tenant_id, spec)]
+    files = contents(tenant_id, spec)
+    with ThreadPoolExecutor(THREADS) as pool:  # class images may be hundreds
+        links = list(pool.map(lambda file: _link(plane, tenant_id, file), files))
+    return [UploadTarget(sha256=file.sha256, url=link) for file, link in zip(files, links, strict=True)]
 
 
 def accept(plane: Plane, tenant_id: str, spec: JobSpec, crop: Crop) -> list[Accepted]:
@@ -102,17 +133,17 @@ def accept(plane: Plane, tenant_id: str, spec: JobSpec, crop: Crop) -> list[Acce
     for place, photo in enumerate(named(spec)):
         ref, key, mask = photo.ref, keys.photo(tenant_id, photo.ref.sha256), None
         try:
-            png = _accept_file(plane, tenant_id, ref, key, reencode)
+            png = accept_file(plane, tenant_id, ref, key, reencode)
         except PhotoError as error:
-            problems.append(_problem(photo.field, ref, error))
+            problems.append(problem(photo.field, ref, error))
             continue
         size = png_size(png)
         if ref.mask is not None:
             try:
                 mask = _accept_mask(plane, tenant_id, ref.mask, size, crop, place)
             except PhotoError as error:
-                problems.append(_problem(f"{photo.field}.mask", ref.mask, error))
-        stored = _stored_file(f"{place:02d}.png", key, png)
+                problems.append(problem(f"{photo.field}.mask", ref.mask, error))
+        stored = stored_file(f"{place:02d}.png", key, png)
         row = InstancePhoto(**stored.model_dump(), subject=photo.subject, caption=ref.caption, mask=mask)
         accepted.append(Accepted(row, ref.filename, size))
     if problems:
@@ -132,8 +163,8 @@ def unlist(session: Session, tenant_id: str, spec: JobSpec) -> None:
 
 
 def is_in_a_job(session: Session, tenant_id: str, key: str) -> bool:
-    """True where any job of the tenant was submitted with the photo or mask of this key."""
-    named_there = cast(Job.photos, String).contains(key)
+    """True where any job of the tenant was submitted with the photo, mask or class image of this key."""
+    named_there = or_(*(cast(rows, String).contains(key) for rows in (Job.photos, Job.class_photos)))
     return session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, named_there).limit(1)) is not None
 
 
@@ -150,14 +181,12 @@ def _accept_mask(
     plane: Plane, tenant_id: str, ref: MaskRef, photo_size: tuple[int, int], crop: Crop, place: int
 ) -> StoredFile:
     key = keys.mask(tenant_id, ref.sha256)
-    png = _accept_file(plane, tenant_id, ref, key, partial(reencode_mask, photo_size=photo_size))
+    png = accept_file(plane, tenant_id, ref, key, partial(reencode_mask, photo_size=photo_size))
     check_mask(png, photo_size, crop)  # what lies there already was the mask of a photo of its own
-    return _stored_file(f"{place:02d}.mask.png", key, png)
+    return stored_file(f"{place:02d}.mask.png", key, png)
 
 
-def _accept_file(
-    plane: Plane, tenant_id: str, ref: PhotoRef | MaskRef, key: str, clean: Callable[[bytes], bytes]
-) -> bytes:
+def accept_file(plane: Plane, tenant_id: str, ref: AnyRef, key: str, clean: Callable[[bytes], bytes]) -> bytes:
     """The file as stored under the key. Raises PhotoError where it was not uploaded or is not usable."""
     png = _stored(plane, key)
     if png is None:
@@ -172,11 +201,13 @@ def _accept_file(
     return png
 
 
-def _problem(field: str, ref: PhotoRef | MaskRef, error: PhotoError) -> FieldProblem:
+def problem(field: str, ref: AnyRef, error: PhotoError) -> FieldProblem:
+    """Why a file is refused, under its own name."""
     return FieldProblem(field=field, value=ref.filename, message=error.message, remedy=error.remedy)
 
 
-def _stored_file(path: str, key: str, png: bytes) -> StoredFile:
+def stored_file(path: str, key: str, png: bytes) -> StoredFile:
+    """The record of a stored picture."""
     return StoredFile(path=path, key=key, bytes=len(png), sha256=hashlib.sha256(png).hexdigest())
 
 
@@ -187,7 +218,7 @@ def _stored(plane: Plane, key: str) -> bytes | None:
         return None
 
 
-def _read_upload(plane: Plane, tenant_id: str, ref: PhotoRef | MaskRef) -> bytes | None:
+def _read_upload(plane: Plane, tenant_id: str, ref: AnyRef) -> bytes | None:
     """The bytes as the user sent them, None where there are none. Raises PhotoError for other bytes than promised."""
     key = keys.upload(tenant_id, ref.sha256)
     size = plane.store.size(key)

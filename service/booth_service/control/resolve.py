@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from booth.contract import limits
-from booth.contract.jobs import JobSpec, Params, Subject, TrainingOptions
+from booth.contract.jobs import ClassImageRef, JobSpec, Params, Subject, SubjectSpec, TrainingOptions
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 
@@ -29,10 +29,12 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
 
     `tokens`: one for each subject, the first one first.
     """
-    nouns = [spec.class_noun, *(further.class_noun for further in spec.more_subjects)]
-    subjects = [_subject(token, noun) for token, noun in zip(tokens, nouns, strict=True)]
+    asked: list[JobSpec | SubjectSpec] = [spec, *spec.more_subjects]
+    subjects = [_subject(token, subject) for token, subject in zip(tokens, asked, strict=True)]
     values: dict[str, Any] = {dial: _first(getattr(spec, dial), getattr(recipe, dial)) for dial in _DIALS}
     values |= {option: _first(getattr(spec.options, option), getattr(recipe, option)) for option in _OPTIONS}
+    if spec.class_images:
+        values["num_class_images"] = _distinct(spec.class_images)
     if values["sample_prompts"] is None:
         prompts = [f"{subject.instance_prompt}{place}" for place in _SAMPLE_PLACES for subject in subjects]
         values["sample_prompts"] = prompts[: limits.MAX_SAMPLE_PROMPTS]
@@ -73,22 +75,46 @@ def token_problems(spec: JobSpec) -> list[FieldProblem]:
     return problems
 
 
-def _subject(token: str, class_noun: str) -> Subject:
+def class_image_problems(spec: JobSpec) -> list[FieldProblem]:
+    """Own class images that are too many in all, or another number than asked for."""
+    subjects = [("class_images", spec.class_images)]
+    subjects += [(f"more_subjects.{n}.class_images", more.class_images) for n, more in enumerate(spec.more_subjects)]
+    problems = []
+    if (total := sum(len(images) for _, images in subjects)) > limits.MAX_OWN_CLASS_IMAGES:
+        message = f"There are {total} in all, and {limits.MAX_OWN_CLASS_IMAGES} are the most."
+        remedy = "Choose among them; 100 to 200 of a class are enough."
+        problems.append(FieldProblem(field="class_images", value="", message=message, remedy=remedy))
+    asked = spec.num_class_images
+    for field, images in subjects:
+        if images and asked is not None and asked != _distinct(images):
+            message = f"{field} are {_distinct(images)} different images."
+            remedy = "Leave num_class_images out: it is the number of your own class images."
+            problems.append(FieldProblem(field="num_class_images", value=repr(asked), message=message, remedy=remedy))
+    return problems
+
+
+def _distinct(images: list[ClassImageRef]) -> int:
+    return len({image.sha256 for image in images})
+
+
+def _subject(token: str, asked: JobSpec | SubjectSpec) -> Subject:
     return Subject(
         token=token,
-        class_noun=class_noun,
-        instance_prompt=f"a photo of {token} {class_noun}",
-        class_prompt=f"a photo of a {class_noun}",
+        class_noun=asked.class_noun,
+        instance_prompt=f"a photo of {token} {asked.class_noun}",
+        class_prompt=asked.class_prompt or f"a photo of a {asked.class_noun}",
     )
 
 
 def _texts(spec: JobSpec) -> Iterator[tuple[str, str | None]]:
     """Every text of the spec that the user wrote, with its place."""
     yield from [("class_noun", spec.class_noun), ("token", spec.token), ("name", spec.name)]
+    yield "class_prompt", spec.class_prompt
     yield from ((f"images.{n}.caption", photo.caption) for n, photo in enumerate(spec.images))
     for number, further in enumerate(spec.more_subjects):
         place = f"more_subjects.{number}"
         yield from [(f"{place}.class_noun", further.class_noun), (f"{place}.token", further.token)]
+        yield f"{place}.class_prompt", further.class_prompt
         yield from ((f"{place}.images.{n}.caption", photo.caption) for n, photo in enumerate(further.images))
     prompts = spec.options.sample_prompts or []
     yield from ((f"options.sample_prompts.{n}", prompt) for n, prompt in enumerate(prompts))

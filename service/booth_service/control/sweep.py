@@ -1,4 +1,5 @@
-"""What must not stay: uploads that no job took, idempotency records past their time, objects of deleted models."""
+"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models, and
+weights that were being uploaded when their attempt ended."""
 
 from datetime import timedelta
 
@@ -7,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from booth_service.control import photos
 from booth_service.control.plane import Plane
-from booth_service.control.records import Idempotency, Model, Sample, Upload
+from booth_service.control.records import Attempt, AttemptState, Idempotency, Job, Model, Sample, Upload
 from booth_service.storage import keys
 
 IDEMPOTENCY_LIFE = timedelta(hours=48)
@@ -19,6 +20,7 @@ def sweep(plane: Plane) -> None:
     with plane.database.write() as session:
         session.execute(delete(Idempotency).where(Idempotency.created_at < plane.now() - IDEMPOTENCY_LIFE))
     purge_models(plane)
+    abort_weights(plane)
 
 
 def sweep_uploads(plane: Plane) -> None:
@@ -40,8 +42,9 @@ def sweep_uploads(plane: Plane) -> None:
 
 def _unused(session: Session, upload: Upload) -> list[str]:
     """What was made of the upload and no job names."""
-    made = [keys.photo(upload.tenant_id, upload.sha256), keys.mask(upload.tenant_id, upload.sha256)]
-    return [key for key in made if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    photo, mask = (key(upload.tenant_id, upload.sha256) for key in (keys.photo, keys.mask))
+    unused = [key for key in (photo, mask) if not photos.is_in_a_job(session, upload.tenant_id, key)]
+    return [keys.class_photo(upload.tenant_id, upload.sha256), *unused] if photo in unused else unused
 
 
 def purge_models(plane: Plane) -> None:
@@ -59,3 +62,20 @@ def purge_models(plane: Plane) -> None:
         plane.store.delete(*doomed)
         with plane.database.write() as session:
             session.execute(delete(Model).where(Model.id == model.id))
+
+
+def abort_weights(plane: Plane) -> None:
+    """No upload in parts is left of an attempt that has ended: its ranks were killed, or the store was away from them.
+
+    Such uploads are in no listing of objects, and every store charges for their parts.
+    """
+    begun = [(upload, keys.attempt_of(upload.key)) for upload in plane.store.uploads(keys.TENANTS)]
+    if not begun:
+        return
+    with plane.database.read() as session:  # after the listing: what is begun later is not looked at
+        query = select(Attempt, Job.tenant_id).join(Job, Job.id == Attempt.job_id)
+        active = session.execute(query.where(Attempt.state == AttemptState.ACTIVE))
+        alive = {keys.attempt(tenant_id, attempt.job_id, attempt.n) for attempt, tenant_id in active}
+    for upload, prefix in begun:
+        if prefix is not None and prefix not in alive:
+            plane.store.abort(upload)

@@ -15,6 +15,7 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
     return [
         *_of_tokens(params, recipe, vocabulary),
         *_of_prompts(params, vocabulary),
+        *_of_class_prompts(params),
         *_of_captions(spec, params, vocabulary),
         *_of_photo_counts(spec, params),
         *_of_resolution(params, recipe),
@@ -69,6 +70,15 @@ def _of_prompts(params: Params, vocabulary: Vocabulary) -> Iterable[str]:
             )
 
 
+def _of_class_prompts(params: Params) -> Iterable[str]:
+    for subject in params.subjects:
+        if params.num_class_images and _names(subject.class_prompt, subject.token):
+            yield (
+                f"the class prompt {subject.class_prompt!r} holds the token {subject.token!r}: class images "
+                "then teach what the token should not mean"
+            )
+
+
 def _of_captions(spec: JobSpec, params: Params, vocabulary: Vocabulary) -> Iterable[str]:
     for subject, photos in zip(params.subjects, _photos(spec), strict=True):
         captioned = [(photo.filename, photo.caption) for photo in photos if photo.caption is not None]
@@ -116,6 +126,8 @@ def _of_unused_dials(spec: JobSpec, params: Params) -> Iterable[str]:
         if spec.options.text_encoder_stop_step is not None:
             yield "text_encoder_stop_step has no effect while train_text_encoder is false"
     if params.num_class_images == 0:
+        if spec.class_images or any(further.class_images for further in spec.more_subjects):
+            yield "class_images have no effect while prior_loss_weight or num_class_images is 0"
         if spec.num_class_images:
             yield "num_class_images has no effect while prior_loss_weight is 0"
         if spec.prior_loss_weight:

@@ -80,7 +80,7 @@ def family_of(folder: Path) -> Family:
         class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseModelError(f"{folder} is not a loadable diffusers folder: model_index.json: {error!r}") from error
-    if class_name not in FAMILIES:
+    if not isinstance(class_name, str) or class_name not in FAMILIES:
         raise BaseModelError(f"{folder} is a {class_name}; only {' and '.join(FAMILIES)} folders can be trained")
     return FAMILIES[class_name]
 
@@ -114,7 +114,8 @@ def load_vae(folder: Path) -> Any:
 def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Components:
     """The parts of a base model folder, weights in `dtype` (fp32: optimizer masters need it), the VAE's in fp32.
 
-    Raises BaseModelError where a part is missing, or where a weight is not a finite number (named).
+    Raises BaseModelError where a part is missing. Values are not looked at: a registered base model's were, when it was
+    added, and its bytes are checked by hash when they come to a node.
     """
     family = family_of(folder)
     pipeline = load_pipeline(folder, {"default": dtype, "vae": torch.float32})
@@ -123,8 +124,7 @@ def load_components(folder: Path, dtype: torch.dtype = torch.float32) -> Compone
     if missing:
         raise BaseModelError(f"{folder} has no {', '.join(missing)}; a {family.name} base model needs all of {names}")
     for name in (*family.text_encoders, "vae", "unet"):
-        module = getattr(pipeline, name).requires_grad_(False).eval()
-        refuse_not_finite(name, module)
+        getattr(pipeline, name).requires_grad_(False).eval()
     return Components(
         family=family,
         tokenizers=[getattr(pipeline, name) for name in family.tokenizers],
@@ -150,8 +150,14 @@ def noise_scheduler_of(scheduler: Any) -> DDPMScheduler:
     return noise_scheduler
 
 
-def refuse_not_finite(component: str, module: nn.Module) -> None:
-    """Raise BaseModelError, naming component and tensor, where a weight is NaN or infinite."""
+def refuse_not_finite(components: Components) -> None:
+    """Raise BaseModelError, naming component and tensor, where a weight is NaN or infinite; reads every weight."""
+    encoders = zip(components.family.text_encoders, components.text_encoders, strict=True)
+    for component, module in (*encoders, ("vae", components.vae), ("unet", components.unet)):
+        _refuse_not_finite(component, module)
+
+
+def _refuse_not_finite(component: str, module: nn.Module) -> None:
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and tensor.numel():
             least, most = torch.aminmax(tensor)  # NaN goes through both; one pass and no mask of the tensor's size

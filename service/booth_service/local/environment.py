@@ -50,10 +50,14 @@ def control(directory: DataDir, state: State) -> dict[str, str]:
 def cluster(directory: DataDir, state: State) -> dict[str, str]:
     """The Ray node's, inherited by drivers, ranks and replicas.
 
-    Without a GPU each process computes with one thread: as many ranks as cores would fight otherwise.
+    Without a GPU each process computes with one thread: as many ranks as cores would fight otherwise. Models are loaded
+    here, from files at hand alone.
     """
     threads = {} if _has_gpu() else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return service(directory, state) | threads | {"BOOTH_SCRATCH_DIR": str(directory.path / "scratch")}
+    no_foreign_code = {"DIFFUSERS_DISABLE_REMOTE_CODE": "1", "HF_HUB_OFFLINE": "1"}
+    return (
+        service(directory, state) | threads | no_foreign_code | {"BOOTH_SCRATCH_DIR": str(directory.path / "scratch")}
+    )
 
 
 def api_url(state: State) -> str:

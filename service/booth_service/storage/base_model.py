@@ -8,11 +8,10 @@ from pathlib import Path
 
 from booth.contract.attempts import StoredFile
 from booth_service.errors import StorageError
+from booth_service.settings import settings
 from booth_service.storage.blobs import BlobCache
 from booth_service.storage.fetch import fetch
 from booth_service.storage.s3 import ObjectStore
-
-CACHE_BYTES = 64 * 2**30
 
 
 def content_sha256(files: Sequence[StoredFile]) -> str:
@@ -20,16 +19,14 @@ def content_sha256(files: Sequence[StoredFile]) -> str:
     return hashlib.sha256("".join(sorted(f"{file.path} {file.sha256}\n" for file in files)).encode()).hexdigest()
 
 
-def materialize(
-    store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None, cache_bytes: int = CACHE_BYTES
-) -> Path:
+def materialize(store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None) -> Path:
     """The local folder that holds exactly these files, for as long as this process lives; a second call finds it.
 
     Files that base models share (a VAE, a tokenizer) are fetched and kept once. Those that no process uses go, the
-    longest unused first, where the cache would outgrow `cache_bytes`. Raises StorageError.
+    longest unused first, where the cache would outgrow this node's BOOTH_BASE_CACHE_BYTES. Raises StorageError.
     """
     root = Path(scratch_dir or tempfile.gettempdir()) / "booth-base-models"
-    cache = BlobCache(root, cache_bytes, lambda file, view: fetch(store, [(file, view)]))
+    cache = BlobCache(root, settings().base_cache_bytes, lambda file, view: fetch(store, [(file, view)]))
     try:
         return cache.folder(content_sha256(files)[:24], files)
     except OSError as error:
@@ -40,7 +37,7 @@ def materialize(
 
 
 def reference_views(
-    store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None, cache_bytes: int = CACHE_BYTES
+    store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None
 ) -> dict[str, memoryview]:
     """The contents of references of one base model by SHA-256, in the memory of this node's cached files.
 
@@ -48,7 +45,7 @@ def reference_views(
     """
     if not files:
         return {}
-    folder = materialize(store, files, scratch_dir, cache_bytes)
+    folder = materialize(store, files, scratch_dir)
     return {file.sha256: _mapped(folder / file.path) for file in files}
 
 

@@ -1,5 +1,10 @@
 """Every object key. Tenants' objects lie under their own prefix; base models and class sets under shared ones."""
 
+import re
+
+TENANTS = "tenants/"
+"""Below it lies all that belongs to someone."""
+
 
 def upload(tenant_id: str, sha256: str) -> str:
     """A photo or mask as the user sent it, until the job is accepted."""
@@ -11,6 +16,11 @@ def photo(tenant_id: str, sha256: str) -> str:
     return f"tenants/{tenant_id}/photos/{sha256}.png"
 
 
+def class_photo(tenant_id: str, sha256: str) -> str:
+    """The record of a user's own class image, put after the picture itself (`photo`) was checked and stored."""
+    return f"tenants/{tenant_id}/photos/{sha256}.json"
+
+
 def mask(tenant_id: str, sha256: str) -> str:
     """A photo's mask re-encoded as 8-bit gray. Named by the hash of the upload."""
     return f"tenants/{tenant_id}/masks/{sha256}.png"
@@ -19,6 +29,12 @@ def mask(tenant_id: str, sha256: str) -> str:
 def attempt(tenant_id: str, job_id: str, attempt: int) -> str:
     """The prefix that one attempt may write to."""
     return f"tenants/{tenant_id}/jobs/{job_id}/a{attempt}"
+
+
+def attempt_of(key: str) -> str | None:
+    """The prefix of the attempt that an object belongs to, or None where it is no attempt's."""
+    found = re.match(r"tenants/[^/]+/jobs/[^/]+/a\d+(?=/)", key)
+    return found[0] if found else None
 
 
 def attempt_log(tenant_id: str, job_id: str, number: int) -> str:

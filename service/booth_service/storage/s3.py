@@ -1,6 +1,7 @@
 """The one object-store client: boto3 against AWS S3 or any server that speaks its protocol."""
 
 import base64
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,13 @@ import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -23,6 +30,7 @@ from booth_service.storage.transfer import Link, Transfer
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 _TAKEN = {"412", "PreconditionFailed"}
 _NO_UPLOAD = {"NoSuchUpload"}
+READ_TRIES = 6
 LINK_S = 900
 """How long a link is good that is used at once; a body may still be on its way after that."""
 
@@ -113,8 +121,7 @@ class ObjectStore:
 
     def get(self, key: str, sha256: str | None = None) -> bytes:
         """An object's bytes; with `sha256`, a different content raises StorageError."""
-        with _mapped(key):
-            body = bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+        body = self._read(key)
         if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
             raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
         return body
@@ -130,9 +137,15 @@ class ObjectStore:
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on, or fewer where the object ends before."""
+        return self._read(key, Range=f"bytes={start}-{start + length - 1}")
+
+    def _read(self, key: str, **asked: str) -> bytes:
+        """The SDK tries a request again, but not one whose answer breaks off."""
         with _mapped(key):
-            asked = f"bytes={start}-{start + length - 1}"
-            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=asked)["Body"].read())
+            for _ in range(READ_TRIES - 1):
+                with contextlib.suppress(ResponseStreamingError, IncompleteReadError, ReadTimeoutError):
+                    return bytes(self.client.get_object(Bucket=self.bucket, Key=key, **asked)["Body"].read())
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, **asked)["Body"].read())
 
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None where it does not exist."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
-from booth_service.diffusion.components import Components, load_components
+from booth_service.diffusion.components import Components, load_components, refuse_not_finite
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
@@ -68,6 +68,7 @@ def layout(arguments: argparse.Namespace, params: Params, ranks: int, use_gpu: b
 def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
     """Train by the plan; rank 0 saves the pipeline."""
     components = load_components(arguments.base_model)
+    refuse_not_finite(components)  # nobody has looked at this folder before
     subject = params.subjects[0]
     photos = pictures(arguments.photos, subject.instance_prompt)
     class_images = pictures(arguments.class_images, subject.class_prompt) if params.num_class_images else []

@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from booth.contract.serving import SECRET_HEADER, DrawAnswer, DrawRequest
+from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawAnswer, DrawRequest
+from booth_service.control import serving
 from booth_service.control.records import Model
 
 
@@ -114,12 +115,50 @@ def test_a_serve_that_is_not_there_is_unavailable(plane, user, unused_port):
     asyncio.run(away.serve.aclose())
 
 
+class Forgetful:
+    """A Serve that is told what to forget, after so many refusals."""
+
+    def __init__(self, *refusals: int) -> None:
+        self.refusals, self.told = list(refusals), []
+        self.app = Starlette(routes=[Route(FORGET_PATH, self.forget, methods=["POST"])])
+
+    async def forget(self, request) -> Response:
+        self.told.append((request.headers[SECRET_HEADER], (await request.json())["manifest_sha256"]))
+        return Response(status_code=self.refusals.pop(0) if self.refusals else 204)
+
+
+@pytest.mark.parametrize("refusals", [(), (503,), (429, 503)])
+def test_serve_is_told_to_forget_a_deleted_model(plane, user, monkeypatch, refusals):
+    monkeypatch.setattr(serving, "FORGET_PAUSES_S", (0.0, 0.0, 0.0))
+    driver = started(plane, user)
+    driver.publish()
+    with plane.database.read() as session:
+        sha256 = session.get_one(Model, driver.job["model_id"]).manifest_sha256
+    serve = Forgetful(*refusals)
+    with http(served_by(plane, serve)) as client:
+        headers = {"Authorization": user.http.headers["Authorization"]}
+        assert client.delete(f"/v1/models/{driver.job['model_id']}", headers=headers).status_code == 204
+        assert client.delete(f"/v1/models/{driver.job['model_id']}", headers=headers).status_code == 404
+    assert serve.told == [("stack secret", sha256)] * (len(refusals) + 1)
+
+
+def test_a_model_is_deleted_where_serve_is_away(plane, user, unused_port, monkeypatch):
+    monkeypatch.setattr(serving, "FORGET_PAUSES_S", (0.0, 0.0))
+    driver = started(plane, user)
+    driver.publish()
+    settings = plane.settings.model_copy(update={"serve_url": f"http://127.0.0.1:{unused_port}"})
+    with http(replace(plane, settings=settings, serve=httpx2.AsyncClient(trust_env=False))) as client:
+        headers = {"Authorization": user.http.headers["Authorization"]}
+        assert client.delete(f"/v1/models/{driver.job['model_id']}", headers=headers).status_code == 204
+        assert client.get(f"/v1/models/{driver.job['model_id']}", headers=headers).status_code == 404
+
+
 def test_an_answer_with_too_few_pictures_is_none(plane, user):
-    class Forgetful(Painter):
+    class Short(Painter):
         async def draw(self, request) -> Response:
             return Response(DrawAnswer(pngs_base64=[]).model_dump_json(), media_type="application/json")
 
-    answer = ask(served_by(plane, Forgetful()), user, "/v1/base-models/tiny/generate", prompts=["p"])
+    answer = ask(served_by(plane, Short()), user, "/v1/base-models/tiny/generate", prompts=["p"])
     assert answer.status_code == 503
 
 

@@ -6,7 +6,7 @@ import pytest
 from control_plane import both_databases, mask, photo, started
 from sqlalchemy import select
 
-from booth_service.control.records import Idempotency, Upload
+from booth_service.control.records import Idempotency, Model, Upload
 from booth_service.control.sweep import sweep
 from booth_service.storage import keys
 
@@ -75,6 +75,7 @@ def test_a_deleted_models_objects_go_and_its_log_and_others_stay(plane, user, cl
     assert list(plane.store.keys(prefix)) == [f"{prefix}/driver.log"]
     assert driver.samples() == []
     assert set(plane.store.keys("base-models/")) == base_objects
+    assert listed(plane, Model) == 0
     sweep(plane)
 
 
@@ -126,3 +127,22 @@ def test_the_same_photo_of_two_tenants_is_swept_for_the_one_without_a_job(plane,
     sweep(plane)
     held = [len(list(plane.store.keys(f"tenants/{each.tenant_id}/"))) for each in (user, stranger)]
     assert held == [1, 0]
+
+
+@both_databases
+def test_uploads_of_weights_end_with_their_attempt(plane, user, cluster):
+    driver = started(plane, user)
+    prefix = keys.attempt(user.tenant_id, driver.job_id, 1)
+    mine = [plane.store.begin_upload(f"{prefix}/model/{name}") for name in ("unet", "text_encoder")]
+    later = plane.store.begin_upload(f"{prefix}1/model/unet")  # a1 is no part of a11
+    other = plane.store.begin_upload(f"tenants/{user.tenant_id}/class-sets/x")
+    try:
+        sweep(plane)
+        left = set(plane.store.uploads(f"tenants/{user.tenant_id}/"))
+        assert left == {*mine, other}
+        driver.call("POST", "/failed", fence=1, reason="storage", detail="")
+        sweep(plane)
+        assert set(plane.store.uploads(f"tenants/{user.tenant_id}/")) == {other}
+    finally:
+        for upload in (*mine, later, other):
+            plane.store.abort(upload)

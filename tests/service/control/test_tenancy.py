@@ -1,10 +1,13 @@
 """Whose is what: every route with another tenant's id, and every route without a good key."""
 
+import re
+
 import pytest
-from control_plane import started
+from control_plane import http, started
 
 from booth_service.control import auth
 from booth_service.control.records import ApiKey
+from booth_service.control.sweep import sweep
 
 JOB_ROUTES = [
     ("GET", "/v1/jobs/{job}"),
@@ -23,6 +26,7 @@ MODEL_ROUTES = [
 OTHER_ROUTES = [
     ("GET", "/v1/base-models"),
     ("POST", "/v1/jobs/prepare"),
+    ("POST", "/v1/class-images"),
     ("POST", "/v1/jobs"),
     ("GET", "/v1/jobs"),
     ("GET", "/v1/models"),
@@ -63,6 +67,31 @@ def test_a_stranger_changed_nothing(plane, user, ids, stranger):
         call(stranger.http, method, path.format(**ids))
     assert user.http.get(f"/v1/models/{ids['model']}").status_code == 200
     assert user.http.get(f"/v1/jobs/{ids['job']}").json()["cancel_requested"] is False
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_deleted_model_is_as_good_as_none(plane, user, stranger, ids, is_swept):
+    assert user.http.delete(f"/v1/models/{ids['model']}").status_code == 204
+    if is_swept:
+        sweep(plane)
+    for method, path in MODEL_ROUTES:
+        for each in (user, stranger):
+            assert call(each.http, method, path.format(**ids)).status_code == 404, path
+    assert user.http.get("/v1/models").json()["models"] == []
+    assert user.http.get(f"/v1/jobs/{ids['job']}").json()["status"] == "succeeded"
+
+
+def test_every_route_of_the_users_api_is_among_these(plane):
+    """So that a new route is held to the same."""
+    here = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in JOB_ROUTES + MODEL_ROUTES + OTHER_ROUTES}
+    here = {(method, path.replace("/tiny/", "/{}/")) for method, path in here} | {("GET", "/v1/health")}
+    there = {
+        (method, re.sub(r"\{\w+\}", "{}", path))
+        for path, methods in http(plane).app.openapi()["paths"].items()
+        for method in map(str.upper, methods)
+        if path.startswith("/v1/")
+    }
+    assert there == here
 
 
 def test_lists_show_ones_own(plane, user, ids, stranger):

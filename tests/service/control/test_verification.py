@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from control_plane import both_databases, put_file, started, weights
 
+from booth.contract.digests import sha256_of_parts
 from booth_service.control import verification
 from booth_service.control.records import BaseModel, Job
 from booth_service.control.safetensors_header import read_header
@@ -59,6 +60,9 @@ def test_weights_that_are_not_the_models_are_refused(driver, body, said):
     ("edit", "said"),
     [
         (changed(bytes=1), "bytes, its manifest says 1"),
+        (changed(part_bytes=100, part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
+        (changed(part_bytes=10**6, part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
+        (changed(part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
         (changed(key="tenants/other/model.safetensors"), "outside the attempt's own folder"),
         (changed(path="unet/other.safetensors"), "are not those of its base model"),
         (lambda manifest: manifest.model_copy(update={"changed": []}), "are not those of its base model"),
@@ -79,6 +83,14 @@ def test_weights_that_are_not_the_models_are_refused(driver, body, said):
 )
 def test_a_manifest_that_lies_is_refused(driver, edit, said):
     assert said in refused(driver, driver.publish(edit=edit))
+
+
+def test_a_model_with_digests_of_parts_is_published(driver):
+    body = weights(0.01)
+    parts = [hashlib.sha256(body[start : start + 1000]).hexdigest() for start in range(0, len(body), 1000)]
+    assert len(parts) > 2
+    edit = changed(part_bytes=1000, part_sha256=parts, sha256=sha256_of_parts(parts))
+    assert driver.publish(body, edit=edit).status_code == 200
 
 
 def test_a_file_that_is_not_there_is_refused(plane, user, driver):

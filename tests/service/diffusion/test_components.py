@@ -19,6 +19,7 @@ from booth_service.diffusion.components import (
     family_of,
     load_components,
     noise_scheduler_of,
+    refuse_not_finite,
     weight_files,
 )
 from booth_service.diffusion.denoiser import denoiser
@@ -83,8 +84,21 @@ def test_a_weight_that_is_not_finite_is_named(sdxl: Path, component: str, value:
     name = sorted(tensors)[-1]
     tensors[name].view(-1)[-1] = value
     save_file(tensors, path, metadata={"format": "pt"})
+    components = load_components(sdxl)
     with pytest.raises(BaseModelError, match=f"{component} has values that are not finite in .*{name[-12:]}"):
-        load_components(sdxl)
+        refuse_not_finite(components)
+
+
+@pytest.mark.parametrize("part", ["unet", "pipeline"])
+def test_code_of_a_folders_own_is_not_run(tmp_path: Path, part: str) -> None:
+    """The control plane takes no such folder in; outside Ray and S3 any may be given."""
+    folder, trace = write_tiny_base(tmp_path / "base"), tmp_path / "it-ran"
+    own = folder / "unet" if part == "unet" else folder
+    (own / "own_code.py").write_text(f"open({str(trace)!r}, 'w')\nclass Net: pass\n")
+    rewrite(folder / "model_index.json", **{"unet" if part == "unet" else "_class_name": ["own_code", "Net"]})
+    with pytest.raises(BaseModelError):
+        load_components(folder)
+    assert not trace.exists()
 
 
 def test_the_schedulers_own_settings_are_respected(tmp_path: Path) -> None:

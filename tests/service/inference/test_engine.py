@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from stored_base import fetch, store_base
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS, RECIPE
@@ -21,8 +21,9 @@ from booth.contract.attempts import Brief, Manifest
 from booth.contract.serving import Draw, DrawRequest, ModelRef
 from booth_service.diffusion.components import family_of, load_components
 from booth_service.diffusion.denoiser import denoiser
-from booth_service.errors import StorageError
+from booth_service.errors import BadWeights, StorageError
 from booth_service.inference.engine import Engine
+from booth_service.inference.tensor_file import tensors_in
 from booth_service.inference.weights import WeightsCache
 from booth_service.publish.publisher import Export, publish_manifest
 from booth_service.storage.s3 import ObjectStore
@@ -144,6 +145,77 @@ def test_bytes_that_were_changed_are_refused_and_harm_nobody(
         with pytest.raises(StorageError, match="does not have the recorded SHA-256"):
             engine.draw(request(bad, 1))
     assert engine.draw(request(models["two"], 1)) == good
+
+
+def test_a_forgotten_model_is_nowhere_any_more(engine: Engine, models: dict[str, ModelRef]) -> None:
+    base, one, two = (engine.draw(request(models[name], 1)) for name in ("base", "one", "two"))
+    engine.draw(request(models["one"], 1))
+    [skeleton] = engine._skeletons.values()
+    held = engine.cache.bytes
+    assert skeleton.active == models["one"].manifest_sha256
+    engine.forget(models["one"].manifest_sha256 or "")
+    assert skeleton.active not in {models["one"].manifest_sha256, None}
+    assert engine.cache.bytes < held
+    assert engine.draw(request(models["base"], 1)) == base
+    assert engine.draw(request(models["two"], 1)) == two
+    held = engine.cache.bytes
+    assert engine.draw(request(models["one"], 1)) == one  # a request that was on its way, and leaves nothing
+    assert engine.cache.bytes == held
+    engine.forget("never heard of")
+
+
+def test_only_files_of_the_base_model_lie_on_the_disk(engine: Engine, models: dict[str, ModelRef]) -> None:
+    engine.draw(request(models["one"], 1))
+    blobs = Path(engine.scratch_dir or "") / "booth-base-models" / "blobs"
+    assert {blob.name for blob in blobs.iterdir()} == {file.sha256 for file in models["one"].base_files}
+
+
+def test_weights_that_arrive_after_they_were_forgotten_are_not_kept() -> None:
+    cache = WeightsCache(capacity_bytes=9_000)
+
+    def arrives() -> dict[str, dict[str, torch.Tensor]]:
+        cache.forget("a")
+        return {"unet": {"w": torch.zeros(1000)}}
+
+    assert cache.get("a", arrives)["unet"]["w"].shape == (1000,)
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("pad", range(3))
+def test_tensors_in_memory_are_those_that_safetensors_loads(pad: int) -> None:
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {str(kind): torch.arange(12).reshape(3, 4).to(kind) for kind in kinds} | {"empty": torch.empty(0, 4)}
+    body = save(tensors | {"scalar": torch.tensor(1.5)})
+    header = body[8 : 8 + int.from_bytes(body[:8], "little")] + b" " * pad  # a writer that pads as it likes
+    body = len(header).to_bytes(8, "little") + header + body[8 + len(header) - pad :]
+    found = tensors_in("a file", torch.frombuffer(bytearray(body), dtype=torch.uint8))
+    theirs = load(body)
+    assert found.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff" * 20,
+        b"\x02" + bytes(7) + b"[]",
+        *(
+            len(header).to_bytes(8, "little") + header + bytes(8)
+            for header in (
+                b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}',
+                b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}}',
+                b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
+                b'{"a":{"dtype":"F32","shape":[1]}}',
+            )
+        ),
+    ],
+)
+def test_what_is_no_safetensors_file_is_named(body: bytes) -> None:
+    with pytest.raises(BadWeights, match="unet/x is not a safetensors file"):
+        tensors_in("unet/x", torch.frombuffer(bytearray(body or b"x"), dtype=torch.uint8)[: len(body)])
 
 
 def test_the_cache_drops_the_least_recently_used_by_bytes() -> None:

@@ -1,14 +1,18 @@
 """Stored files into memory, whole and in parts, and what is said of a byte that has turned."""
 
 import hashlib
+import os
 import random
+import shutil
 
 import pytest
 
 from booth.contract.attempts import StoredFile
 from booth.contract.digests import part_ranges, sha256_of_parts
 from booth_service.errors import ObjectMissing, StorageError
+from booth_service.settings import settings
 from booth_service.storage import fetch as fetching
+from booth_service.storage import locks
 from booth_service.storage.base_model import materialize
 from booth_service.storage.fetch import fetch
 from booth_service.storage.s3 import ObjectStore
@@ -72,6 +76,20 @@ def test_a_record_that_contradicts_itself_is_refused(object_store: ObjectStore) 
     for changed in ({"part_sha256": file.part_sha256[:-1]}, {"sha256": "0" * 64}, {"part_bytes": 0}):
         with pytest.raises(StorageError, match="parts do not make up its SHA-256"):
             fetch(object_store, [(file.model_copy(update=changed), memoryview(bytearray(file.bytes)))])
+
+
+def test_the_nodes_limit_is_heeded(object_store: ObjectStore, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = ([stored(object_store, f"unet/limit-{k}", BODY[k:], in_parts=False)] for k in (5, 6))
+    folders = tmp_path / "booth-base-models" / "folders"
+    for limit, left in ((2 * len(BODY), 2), (len(BODY), 1)):
+        monkeypatch.setenv("BOOTH_BASE_CACHE_BYTES", str(limit))
+        settings.cache_clear()
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        unused = materialize(object_store, one, str(tmp_path))
+        os.close(locks._held.pop(unused))  # as if the process that used it had ended
+        materialize(object_store, two, str(tmp_path))
+        assert len(list(folders.iterdir())) == left
+    settings.cache_clear()
 
 
 def test_a_base_model_lies_in_a_folder_and_a_damaged_one_in_none(object_store: ObjectStore, tmp_path) -> None:

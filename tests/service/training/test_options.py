@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import Case, Outcome, assert_published_as_cast, exports_to, layout, run
+from loop import Case, Outcome, assert_published_as_cast, layout, run
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
 from booth.contract.jobs import Params, Subject
-from booth_service.storage.s3 import ObjectStore
 
-pytestmark = [pytest.mark.ranks, pytest.mark.s3]
+pytestmark = pytest.mark.ranks
 
 STEPS = 6
 BASE = PARAMS.model_copy(update={"steps": STEPS, "random_flip": False, "sample_prompts": ["a photo of sks teapot"]})
@@ -30,9 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(folder: Path, object_store: ObjectStore) -> dict[str, Outcome]:
+def outcomes(folder: Path) -> dict[str, Outcome]:
     base = write_tiny_base(folder / "tiny")
-    exports = exports_to(object_store, base, folder)
     two = layout(2, 2)
     rates = {"learning_rate": 1e-12, "text_encoder_learning_rate": 1e-12, "weight_decay": 0.0}
     still = params(precision="bf16", **rates)
@@ -41,10 +39,10 @@ def outcomes(folder: Path, object_store: ObjectStore) -> dict[str, Outcome]:
             Case("plain", base, layout(), params()),
             Case("sampled", base, layout(), params(sample_interval_steps=2)),
             Case("checkpointed activations", base, layout(activation_checkpointing=True), params()),
-            Case("bf16", base, layout(), params(precision="bf16"), exports=exports),
+            Case("bf16", base, layout(), params(precision="bf16"), publishes=True),
             Case("still in bf16", base, layout(), still),
-            Case("ema", base, layout(), params(ema_decay=0.5), exports=exports),
-            Case("frozen", base, layout(), params(train_text_encoder=False), exports=exports),
+            Case("ema", base, layout(), params(ema_decay=0.5), publishes=True),
+            Case("frozen", base, layout(), params(train_text_encoder=False), publishes=True),
             Case("stopped", base, layout(), params(text_encoder_stop_step=0)),
             Case("random", base, layout(), params(crop="random", random_flip=True), wide=True),
             Case("buckets", base, layout(), params(crop="bucket"), wide=True, masks=True),
@@ -54,15 +52,15 @@ def outcomes(folder: Path, object_store: ObjectStore) -> dict[str, Outcome]:
             Case("poisoned", base, layout(), params(), poisoned_class_image=1),
             Case("cancelled", base, layout(), params(), stop_at=2),
             Case("two", base, two, params()),
-            Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params(), exports=exports),
-            Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params(), exports=exports),
+            Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params(), publishes=True),
+            Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params(), publishes=True),
             Case("two sampled", base, two, params(sample_interval_steps=3)),
             Case("two sampled at 3", base, layout(2, 3), params(sample_interval_steps=3)),
-            Case("two in bf16", base, two, params(precision="bf16"), exports=exports),
-            Case("two still in bf16", base, two, still, exports=exports),
-            Case("two still in bf16 at 3", base, layout(2, 3), still, exports=exports),
+            Case("two in bf16", base, two, params(precision="bf16"), publishes=True),
+            Case("two still in bf16", base, two, still, publishes=True),
+            Case("two still in bf16 at 3", base, layout(2, 3), still, publishes=True),
             Case("two in buckets", base, two, params(crop="bucket"), wide=True, masks=True),
-            Case("two with ema", base, layout(2, 1), params(ema_decay=0.5), exports=exports),
+            Case("two with ema", base, layout(2, 1), params(ema_decay=0.5), publishes=True),
             Case("two subjects", base, layout(2, 3), params(more_subjects=[SECOND]), subjects=2),
             Case("two poisoned", base, layout(2, 1), params(), poisoned_class_image=1),
             Case("two cancelled", base, layout(2, 1), params(), stop_at=2),

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-from loop import Case, Outcome, assert_published_as_cast, exports_to, layout, run
+from loop import Case, Outcome, assert_published_as_cast, layout, run
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
-from booth_service.storage.s3 import ObjectStore
-
-pytestmark = [pytest.mark.ranks, pytest.mark.s3]
+pytestmark = pytest.mark.ranks
 
 BREAK, STEPS = 5, 9
 WHOLE = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": BREAK, "ema_decay": 0.9})
@@ -28,11 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(base: Path, folder: Path, object_store: ObjectStore) -> dict[str, Outcome]:
-    exports = exports_to(object_store, base, folder)
-
+def outcomes(base: Path, folder: Path) -> dict[str, Outcome]:
     def case(name: str, ranks: int, stage: int, resume: str | None = None, params=WHOLE) -> Case:
-        return Case(name, base, layout(ranks, stage), params, resume=resume, exports=exports)
+        return Case(name, base, layout(ranks, stage), params, resume=resume, publishes=True)
 
     return run(
         [

@@ -1,13 +1,11 @@
 """The result does not depend on the cluster: ranks, accumulation and ZeRO stage change rounding and nothing else."""
 
 import pytest
-from loop import Case, Outcome, assert_published_as_cast, exports_to, layout, run
+from loop import Case, Outcome, assert_published_as_cast, layout, run
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
 
-from booth_service.storage.s3 import ObjectStore
-
-pytestmark = [pytest.mark.ranks, pytest.mark.s3]
+pytestmark = pytest.mark.ranks
 
 STEPS = 20
 PARAMS_20 = PARAMS.model_copy(update={"steps": STEPS, "checkpoint_interval_steps": STEPS})
@@ -16,14 +14,13 @@ RELATIVE_LOSS = 1e-5  # fp32 sums in another order; 20 steps carry it on
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory, object_store: ObjectStore) -> dict[str, Outcome]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     folder = tmp_path_factory.mktemp("world-size")
     base = write_tiny_base(folder / "tiny")
-    exports = exports_to(object_store, base, folder)
 
     def case(name: str, ranks: int, stage: int, micro: int, params=PARAMS_20) -> Case:
         rows = 2 * params.train_batch_size
-        return Case(name, base, layout(ranks, stage, rows=rows, micro=micro), params, exports=exports)
+        return Case(name, base, layout(ranks, stage, rows=rows, micro=micro), params, publishes=True)
 
     return run(
         [
