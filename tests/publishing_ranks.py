@@ -50,15 +50,22 @@ class Outcome:
 
 def publish(publications: list[Publication], ranks: int, store: ObjectStore, folder: Path) -> list[list[Outcome]]:
     """Publish one after the other from the same processes; the outcomes of all ranks, for each publication."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank, args=(ranks, port, publications, store, folder), nprocs=ranks)
+    mp.spawn(publish_as_rank, args=(ranks, free_port(), publications, store, folder), nprocs=ranks)
     by_rank = [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(ranks)]
     return [list(outcomes) for outcomes in zip(*by_rank, strict=True)]
 
 
-def _rank(rank: int, ranks: int, port: int, publications: list[Publication], store: ObjectStore, folder: Path) -> None:
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def publish_as_rank(
+    rank: int, ranks: int, port: int, publications: list[Publication], store: ObjectStore, folder: Path
+) -> None:
+    """One of the processes; what it saw goes to a file of the folder."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=ranks)

@@ -1,13 +1,18 @@
 """All ranks publish at once, from memory: 40 MiB from four of them, whole or in fragments; an error of one is all's."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from fault_proxy import fault_proxy
+from faulty_publishing import publish_all, small_models, sweep
+from own_s3 import S3Server
 from publishing_ranks import Outcome, Publication, publish
 from safetensors.torch import load, save_file
 from stored_base import store_base
 
 from booth.contract.digests import part_ranges
-from booth_service.errors import BadWeights
+from booth_service.errors import BadWeights, StorageError
 from booth_service.publish.layout import own_parts
 from booth_service.storage.s3 import ObjectStore
 
@@ -99,3 +104,29 @@ def test_what_one_rank_refuses_fails_on_all_and_leaves_nothing(
     }
     assert not list(object_store.keys("tenants/publishing/jobs/poisoned"))
     assert not list(object_store.uploads("tenants/publishing/"))
+
+
+def test_a_bad_line_leaves_no_model_in_part_and_no_upload(
+    s3_server: S3Server, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    """Five of the hundred models of the chaos row."""
+    with fault_proxy(s3_server.endpoint_url, slow_down=0.2, reset=0.1, seed=1) as proxy:
+        through = ObjectStore(object_store.bucket, proxy.endpoint_url, s3_server.region)
+        seen = publish_all(small_models(object_store, tmp_path, 5), through, object_store, tmp_path)
+    assert seen.published >= 4  # what fails is tried again as another attempt
+    assert proxy.counts["slow down"] > 3
+    abandoned = object_store.begin_upload("tenants/publishing/jobs/job-x/a1/model/unet/model.safetensors")
+    assert list(object_store.uploads("tenants/publishing/")) == [abandoned]
+    sweep(object_store, tmp_path)
+    assert not list(object_store.uploads("tenants/publishing/"))
+
+
+def test_a_flipped_byte_in_a_published_file_is_refused_and_named(
+    outcomes: dict[str, list[Outcome]], object_store: ObjectStore
+) -> None:
+    (file,) = outcomes["sharded-bf16"][0].files or []
+    body = bytearray(object_store.get(file.key))
+    body[len(body) // 2] ^= 1
+    object_store.put(file.key, bytes(body))
+    with pytest.raises(StorageError, match=file.key):
+        object_store.get_file(file)
