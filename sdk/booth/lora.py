@@ -20,7 +20,7 @@ from booth.contract.models import ModelFile
 from booth.errors import FormatError, ValidationError
 
 EXTRA = 'pip install "booth[lora]"'
-_MODULES = ("torch", "safetensors")
+_MODULES = ("torch", "safetensors", "numpy")
 _EXTRACTION = "booth_service.publish.lora"
 
 
@@ -34,6 +34,8 @@ class Lora(os.PathLike[str]):
 
     def __fspath__(self) -> str:
         return str(self.path)
+
+    __str__ = __fspath__  # diffusers makes a string of what it is given
 
     @property
     def kept(self) -> float:

@@ -2,7 +2,7 @@
 
 Of every matrix that training changed the nearest matrix of the asked rank is kept (Eckart and Young 1936), as two
 factors under the names that diffusers and peft load. Biases, norms and embeddings cannot be kept; they count as lost.
-Needs torch and safetensors alone: no Ray, no S3, no diffusers. Answers on stdout, an ExtractionAnswer in JSON.
+Needs torch, safetensors and numpy alone: no Ray, no S3, no diffusers. Answers on stdout, an ExtractionAnswer in JSON.
 """
 
 # m, n = rows and columns of a layer's matrix, n = input channels x kernel for a convolution;  r = rank
