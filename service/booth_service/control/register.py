@@ -71,7 +71,7 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
             arguments.name,
             recipe,
             files,
-            {recipe.export_dtype: references},
+            {recipe.export_dtype: references} if references else {},
             default=arguments.default,
             now=utc_now(),
             source=source.name,
