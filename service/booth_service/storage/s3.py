@@ -22,8 +22,6 @@ from botocore.exceptions import (
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
-from booth.contract.attempts import StoredFile
-from booth.contract.digests import Check
 from booth_service.errors import ObjectMissing, StorageError
 from booth_service.storage.transfer import Link, Transfer
 
@@ -124,15 +122,6 @@ class ObjectStore:
         body = self._read(key)
         if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
             raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
-        return body
-
-    def get_file(self, file: StoredFile) -> bytes:
-        """A stored file's bytes. Raises StorageError, naming it, where they are not the recorded ones."""
-        body = self.get(file.key)
-        check = Check(file.sha256, file.part_bytes, file.part_sha256)
-        check.update(body)
-        if not check.is_right():
-            raise StorageError(f"{file.key} does not have the recorded SHA-256 {file.sha256}")
         return body
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
