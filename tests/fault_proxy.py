@@ -109,7 +109,10 @@ def fault_proxy(server_url: str, slow_down: float = 0.2, reset: float = 0.1, see
 
     def run(main: Coroutine[Any, Any, None]) -> None:
         loop.run_until_complete(main)
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
     thread = threading.Thread(target=run, args=(proxy.serve(started, stop),), name="fault proxy", daemon=True)
     thread.start()

@@ -12,6 +12,7 @@ from faulty_publishing import RANKS, is_visible, publish_all, small_models, swee
 from own_s3 import own_s3
 from publishing_ranks import Publication, free_port, publish_as_rank
 
+from booth_service.storage import keys
 from booth_service.storage.s3 import ObjectStore
 
 MODELS = 100
@@ -26,6 +27,7 @@ def row(folder: Path) -> str:
         models = small_models(direct, folder, MODELS + 2)
         seen = publish_all(models[:MODELS], through, direct, folder)
         faults = dict(proxy.counts)
+        lost = len(list(direct.uploads(PREFIX)))  # begun by calls whose answer never came
         killed_one = kill(models[MODELS], [1], through, direct, folder)
         killed_all = kill(models[MODELS + 1], [0, 1], through, direct, folder)
         sweep(direct, folder)
@@ -36,14 +38,15 @@ def row(folder: Path) -> str:
     return (
         f"{seen.published} published, {seen.failed} failed on all ranks, 0 in part; {calls} calls, "
         f"{faults['slow down']} answered 503, {calls - faults[''] - faults['slow down']} broken off; uploads left by "
-        f"one killed rank {killed_one}, by all killed {killed_all}, after the sweep 0"
+        f"lost answers {lost}, by one killed rank {killed_one}, by all killed {killed_all}, after the sweep 0"
     )
 
 
 def kill(model: Publication, ranks: list[int], through: ObjectStore, direct: ObjectStore, folder: Path) -> int:
     """Kill ranks as soon as an upload is there; the number of uploads that are left when all are gone."""
     spawned = mp.spawn(publish_as_rank, args=(RANKS, free_port(), [model], through, folder), nprocs=RANKS, join=False)
-    while not list(direct.uploads(PREFIX)):
+    mine = keys.attempt(model.brief.tenant_id, model.job_id, 1)
+    while not list(direct.uploads(mine)):
         assert all(process.is_alive() for process in spawned.processes), "it ended before it could be killed"
         time.sleep(0.02)
     for rank in ranks:
@@ -51,4 +54,4 @@ def kill(model: Publication, ranks: list[int], through: ObjectStore, direct: Obj
     for process in spawned.processes:
         process.join(timeout=200)
         assert process.exitcode not in (0, None), "a rank that lost its peer went on"
-    return len(list(direct.uploads(PREFIX)))
+    return len(list(direct.uploads(mine)))

@@ -42,7 +42,7 @@ class Export:
         files, references = gang.all_or_none(prepare)
         paths = [file.layout.path.as_posix() for file in files]
         file_keys = [keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, path) for path in paths]
-        return upload_files(files, file_keys, worthwhile(files, references, gang), self.store, gang, say)
+        return upload_files(files, file_keys, self.store, gang, say, worthwhile(files, references, gang))
 
 
 def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore) -> tuple[str, str]:

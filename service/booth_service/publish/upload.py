@@ -29,16 +29,17 @@ Say = Callable[[int, int], None]  # bytes stored by all ranks so far, of how man
 def upload_files(
     files: Sequence[Pieces],
     keys: Sequence[str],
-    references: Sequence[Reference | None],
     store: ObjectStore,
     gang: Gang,
     say: Say,
+    references: Sequence[Reference | None] | None = None,
 ) -> list[StoredFile]:
     """All files are stored, under `keys`; every rank calls this and gets the records.
 
-    Those with a reference are stored as their difference to it. Raises on all ranks what failed on one (StorageError,
+    Those with one of `references`, which are for each file, are stored as their difference to it. Raises on all ranks what failed on one (StorageError,
     BadWeights); then no file is there and no upload is left, unless this very process is killed.
     """
+    references = [None] * len(files) if references is None else references
     begun: dict[int, Upload] = {}
     targets: list[Target] = []
     done: list[StoredFile] = []

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from botocore.exceptions import (
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
+from booth.contract.digests import part_ranges
 from booth_service.errors import ObjectMissing, StorageError
 from booth_service.storage.transfer import Link, Transfer
 
@@ -29,6 +31,8 @@ _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 _TAKEN = {"412", "PreconditionFailed"}
 _NO_UPLOAD = {"NoSuchUpload"}
 READ_TRIES = 6
+UPLOAD_PART_BYTES, UPLOAD_THREADS = 32 * 2**20, 4
+MOST_PARTS = 10_000  # S3's own limit
 LINK_S = 900
 """How long a link is good that is used at once; a body may still be on its way after that."""
 
@@ -148,9 +152,29 @@ class ObjectStore:
             raise StorageError(f"{key}: {error}") from error
 
     def upload(self, path: Path, key: str) -> None:
-        """Store a file, in parallel parts where it is large."""
-        with _mapped(key):
-            self.client.upload_file(str(path), self.bucket, key, Config=_TRANSFER)
+        """Store a file, in parallel parts where it is large; one that fails leaves nothing."""
+        total_bytes = path.stat().st_size
+        if total_bytes <= UPLOAD_PART_BYTES:
+            self.put(key, path.read_bytes())
+            return
+        upload = self.begin_upload(key)
+        ranges = part_ranges(total_bytes, max(UPLOAD_PART_BYTES, -(-total_bytes // MOST_PARTS)))
+
+        def send(number: int) -> StoredPart:
+            start, length = ranges[number - 1]
+            with path.open("rb") as file:
+                file.seek(start)
+                body = file.read(length)
+            return self.put_part(upload, number, memoryview(body), hashlib.sha256(body).hexdigest())
+
+        pool = ThreadPoolExecutor(UPLOAD_THREADS)
+        try:
+            self.complete(upload, list(pool.map(send, range(1, len(ranges) + 1))), total_bytes)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            self.abort(upload)
+            raise
+        pool.shutdown()
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Fetch an object to a file; with `sha256`, a different content raises StorageError and leaves no file."""

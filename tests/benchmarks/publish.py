@@ -1,0 +1,255 @@
+"""C7: a model of Stable Diffusion 1.5's shape from trained weights into SeaweedFS, by 1, 2 and 4 ranks.
+
+The other arm is `save_pretrained` by one process and boto3's `upload_file` of each file. Every run has a server of its
+own, and new processes; what is timed lies between two barriers, imports and the making of weights before them. All
+processes map the same half-precision weights. Beside it the store's ceiling: the same bytes from memory in plain
+parallel PUTs, without digests. Figures are wall time, for the store's time counts too: leave the machine alone.
+"""
+
+import math
+import os
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from diffusers import UNet2DConditionModel
+from figure import at_least, at_most, line
+from miniature import ROOT, shrunk_config
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+sys.path.insert(0, str(ROOT / "tests"))
+from own_s3 import own_s3
+from whole_weights import WholeWeights
+
+from booth_service.publish.export import pieces_of
+from booth_service.publish.gang import Gang
+from booth_service.publish.layout import TensorInfo, lay_out
+from booth_service.publish.upload import UPLOAD_THREADS, upload_files
+from booth_service.storage.s3 import LINK_S, ObjectStore
+from booth_service.storage.transfer import Link
+
+TURNS = 3
+RANKS = (1, 2, 4)
+DTYPE = torch.float16
+FILES = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
+PUT_BYTES = 32 * 2**20
+SAMPLE_S = 0.02
+MB, GB = 10**6, 10**9
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run took: seconds by the clock, CPU seconds and written bytes of all its processes, and the most memory
+    that one of them took beyond what it had before."""
+
+    wall_s: float
+    cpu_s: float
+    disk_bytes: int
+    memory_bytes: int
+
+
+def report(name: str, divisor: int = 1) -> bool:
+    """Measure in turns and print; True where every goal is reached."""
+    with tempfile.TemporaryDirectory(prefix="booth-publish-") as made:
+        folder = Path(made)
+        total = make_weights(folder, divisor)
+        arms = ["saved", *(f"ranks-{ranks}" for ranks in RANKS), "ceiling"]
+        runs: dict[str, list[Run]] = {arm: [] for arm in arms}
+        for _ in range(TURNS):
+            for arm in arms:
+                runs[arm].append(measure(arm, folder, divisor))
+    part = max(layout_parts(divisor))
+    reached = []
+    for ranks in RANKS:
+        ours = runs[f"ranks-{ranks}"]
+        faster = [saved.wall_s / mine.wall_s for saved, mine in zip(runs["saved"], ours, strict=True)]
+        over = [mine.wall_s / ceiling.wall_s for mine, ceiling in zip(ours, runs["ceiling"], strict=True)]
+        memory, allowed = max(run.memory_bytes for run in ours), UPLOAD_THREADS * part + 64 * MB
+        disk = max(run.disk_bytes for run in ours)
+        print(line(f"{name}-{ranks}", faster, at_least(2.0), f"save_pretrained + upload_file over {ranks} ranks"))
+        print(line(f"{name}-{ranks} ceiling", over, at_most(1.2), f"{ranks} ranks over plain parallel PUTs"))
+        cpu = statistics.median(run.cpu_s for run in ours) / (total / GB)
+        rate = total / GB / statistics.median(run.wall_s for run in ours)
+        print(
+            f"{name}-{ranks} {rate:.2f} GB/s, {cpu:.2f} client CPU s/GB, {disk} bytes on disk, a rank's extra memory "
+            f"{memory / MB:.0f} MB of {allowed / MB:.0f} MB",
+            flush=True,
+        )
+        reached += [statistics.median(faster) >= 2.0, statistics.median(over) <= 1.2, disk < MB, memory <= allowed]
+    for arm in ("saved", "ceiling"):
+        cpu = statistics.median(run.cpu_s for run in runs[arm]) / (total / GB)
+        rate = total / GB / statistics.median(run.wall_s for run in runs[arm])
+        print(f"{name} {arm}: {rate:.2f} GB/s, {cpu:.2f} client CPU s/GB", flush=True)
+    return all(reached)
+
+
+def modules(divisor: int) -> dict[str, nn.Module]:
+    """The two trained parts, without memory."""
+    with torch.device("meta"):
+        return {
+            "unet": UNet2DConditionModel(**shrunk_config("unet", divisor)),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**shrunk_config("text_encoder", divisor))),
+        }
+
+
+def layout_parts(divisor: int) -> list[int]:
+    """Part sizes of the two files."""
+    return [min(layout.part_bytes, layout.total_bytes) for layout in _layouts(divisor).values()]
+
+
+def _layouts(divisor: int) -> dict[str, Any]:
+    made = {}
+    for part, module in modules(divisor).items():
+        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        infos = {name: TensorInfo("F16", tuple(shape)) for name, shape in shapes.items()}
+        made[part] = lay_out(Path(part, FILES[part]), infos, shapes, DTYPE)
+    return made
+
+
+def make_weights(folder: Path, divisor: int) -> int:
+    """Weights that are no numbers of any model, in files that every process maps; a base folder of headers alone."""
+    block = torch.randn(16 * 2**20, generator=torch.Generator().manual_seed(0)).to(DTYPE).numpy().tobytes()
+    total = 0
+    for part, layout in _layouts(divisor).items():
+        count = sum(math.prod(slot.info.shape) for slot in layout.slots) * 2
+        with (folder / f"{part}.weights").open("wb") as file:
+            for start in range(0, count, len(block)):
+                file.write(block[: count - start])
+        base = folder / "base" / layout.path
+        base.parent.mkdir(parents=True)
+        base.write_bytes(layout.header)
+        os.truncate(base, layout.total_bytes)
+        total += layout.total_bytes
+    return total
+
+
+def measure(arm: str, folder: Path, divisor: int) -> Run:
+    """One run of an arm against a new server."""
+    ranks = int(arm.split("-")[1]) if "-" in arm else 1
+    with (
+        tempfile.TemporaryDirectory(prefix="booth-publish-s3-") as server_folder,
+        own_s3(Path(server_folder)) as server,
+    ):
+        store = server.empty_bucket()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        mp.spawn(_rank, args=(ranks, port, arm, store, folder, divisor), nprocs=ranks)
+    seen = [torch.load(folder / f"run-{rank}.pt", weights_only=False) for rank in range(ranks)]
+    return Run(
+        max(run.wall_s for run in seen),
+        sum(run.cpu_s for run in seen),
+        sum(run.disk_bytes for run in seen),
+        max(run.memory_bytes for run in seen),
+    )
+
+
+def _rank(rank: int, ranks: int, port: int, arm: str, store: ObjectStore, folder: Path, divisor: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+    made = modules(divisor)
+    for part, module in made.items():
+        _map_weights(module, folder / f"{part}.weights")
+    with _watched() as watched:
+        ARMS[arm.split("-")[0]](made, store, folder)
+        dist.barrier()
+    torch.save(watched.run, folder / f"run-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _map_weights(module: nn.Module, path: Path) -> None:
+    flat = torch.from_file(str(path), shared=False, size=path.stat().st_size // 2, dtype=DTYPE)
+    at, state = 0, {}
+    for name, parameter in module.named_parameters():
+        state[name] = flat[at : at + parameter.numel()].view(parameter.shape)
+        at += parameter.numel()
+    module.load_state_dict(state, strict=False, assign=True)
+    flat.view(torch.int16).sum()  # all of it is in memory when the clock starts
+
+
+def publish(made: dict[str, nn.Module], store: ObjectStore, folder: Path) -> None:
+    weights = WholeWeights({part: dict(module.named_parameters()) for part, module in made.items()})
+    pieces = pieces_of(weights, folder / "base", DTYPE)
+    keys = [str(file.layout.path) for file in pieces]
+    upload_files(pieces, keys, store, Gang(weights.device), lambda *_: None)
+
+
+def save_and_upload(made: dict[str, nn.Module], store: ObjectStore, folder: Path) -> None:
+    place = folder / "saved"
+    client = boto3.client("s3", endpoint_url=store.client.meta.endpoint_url, region_name="us-east-1")
+    for part, module in made.items():
+        module.save_pretrained(place / part)  # type: ignore[operator]
+        for file in (place / part).glob("*.safetensors"):
+            client.upload_file(str(file), store.bucket, str(file.relative_to(place)))
+    shutil.rmtree(place)
+
+
+def put_plainly(made: dict[str, nn.Module], store: ObjectStore, folder: Path) -> None:
+    bodies = []
+    for part in made:
+        path = folder / f"{part}.weights"
+        view = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy().data
+        bodies += [view[start : start + PUT_BYTES] for start in range(0, len(view), PUT_BYTES)]
+
+    def put(number: int) -> None:
+        link = Link(store.upload_link(f"plain/{number}", LINK_S), {})
+        store.transfer.put("plain", lambda: link, bodies[number])
+
+    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
+        list(pool.map(put, range(len(bodies))))
+
+
+ARMS = {"ranks": publish, "saved": save_and_upload, "ceiling": put_plainly}
+
+
+class _watched:
+    """Clock, CPU, bytes written and peak memory of a block that all ranks enter together."""
+
+    def __enter__(self) -> "_watched":
+        dist.barrier()
+        self._stop = threading.Event()
+        self._memory = self._before = _anonymous_bytes()
+        self._thread = threading.Thread(target=self._sample)
+        self._disk, self._cpu, self._wall = _written_bytes(), time.process_time(), time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        disk = _written_bytes() - self._disk
+        self._stop.set()
+        self._thread.join()
+        self.run = Run(wall, cpu, disk, self._memory - self._before)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(SAMPLE_S):
+            self._memory = max(self._memory, _anonymous_bytes())
+
+
+def _anonymous_bytes() -> int:
+    """Memory of this process that no file backs: the mapped weights are not in it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(text for text in lines if text.startswith("RssAnon")).split()[1]) * 1024
+
+
+def _written_bytes() -> int:
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(text for text in lines if text.startswith("write_bytes")).split()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(0 if report("C7", *map(int, sys.argv[1:])) else 1)
