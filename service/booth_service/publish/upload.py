@@ -36,8 +36,9 @@ def upload_files(
 ) -> list[StoredFile]:
     """All files are stored, under `keys`; every rank calls this and gets the records.
 
-    Those with one of `references`, which are for each file, are stored as their difference to it. Raises on all ranks what failed on one (StorageError,
-    BadWeights); then no file is there and no upload is left, unless this very process is killed.
+    `references` has one for each file that is to be stored as its difference, else None. Raises on all ranks what
+    failed on one (StorageError, BadWeights); then no file is there and no upload is left, unless this very process is
+    killed.
     """
     references = [None] * len(files) if references is None else references
     begun: dict[int, Upload] = {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class AttemptDesk:
         self.progress = self.progress.model_copy(
             update={
                 "phase": "publishing",
-                "step": stored_bytes // MB,
-                "total_steps": max(1, total_bytes // MB),
+                "step": math.ceil(stored_bytes / MB),
+                "total_steps": math.ceil(total_bytes / MB),
                 "eta_s": None,
             }
         )

@@ -103,6 +103,10 @@ def test_two_ranks_at_stage_2_train_both_parts_and_resume(config: WorkerConfig, 
         moved = sum(not torch.equal(tensors[name], before[name].half()) for name in tensors)
         assert moved > 0.9 * len(tensors), f"only {moved} of {len(tensors)} tensors of {path} moved"
 
+    publishing = [said for said in Recorder(tmp_path / "said.jsonl").progress() if said["phase"] == "publishing"]
+    assert (publishing[0]["step"], publishing[-1]["step"]) == (0, publishing[-1]["total_steps"])
+    assert all(said["state"] == "publishing" for said in publishing)
+
     one_rank = replace(config, plan=two_ranks(1, ranks=1))
     assert encoded(tmp_path) == 2 * 5  # photos, upright and mirrored: class images come encoded
     alone = run_gang(one_rank, tmp_path)
