@@ -95,8 +95,10 @@ def test_a_second_job_reuses_the_class_images(client: booth.Client, job: booth.J
     assert f"class images: {CLASS_IMAGES} reused, 0 made" in "".join(second.logs())
 
 
-def test_a_cancelled_job_ends_without_a_model(client: booth.Client) -> None:
-    job = client.personalize(TEAPOT, "sks", "teapot", steps=5000, num_class_images=CLASS_IMAGES)
+def test_a_cancelled_job_with_class_images_of_its_own_ends_without_a_model(client: booth.Client) -> None:
+    own = TINYWORLD / "subjects" / "cat"
+    job = client.personalize(TEAPOT, "sks", "teapot", steps=5000, class_images=own, class_prompt="a photo of a cat")
+    assert (job.params.num_class_images, job.params.class_prompt) == (5, "a photo of a cat")
     for event in job.events():
         if event.status is JobState.TRAINING and event.progress and event.progress.step > 0:
             break
@@ -104,3 +106,4 @@ def test_a_cancelled_job_ends_without_a_model(client: booth.Client) -> None:
     with pytest.raises(booth.JobCancelledError):
         job.wait(timeout_s=120)
     assert job.model_id is None
+    assert "class images: 0 reused, 5 made (your own for sks teapot)" in "".join(job.logs())

@@ -13,6 +13,7 @@ from booth_service.diffusion.components import load_components
 from booth_service.diffusion.latents import encode_moments
 from booth_service.errors import StorageError
 from booth_service.prior.block_maker import BlockTask, SetWork
+from booth_service.prior.blocks import read_blocks, store_record
 from booth_service.prior.ensure import find_class_images
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
@@ -134,3 +135,12 @@ def test_the_moments_are_what_training_would_encode(work: SetWork) -> None:
         assert files["upright"].dtype == torch.float32
         assert torch.equal(files["upright"][place], upright)
         assert torch.equal(files["mirrored"][place], mirrored)
+
+
+def test_of_two_actors_that_make_one_block_the_first_ones_record_stands(work: SetWork) -> None:
+    (block,) = ensured(work, 4, Here([])).manifest.blocks
+    other = block.model_copy(update={"moments": block.moments.model_copy(update={"sha256": "0" * 64})})
+    assert store_record(work.place, other, replace=False) == block
+    assert read_blocks(work.place, [0]) == {0: block}
+    assert store_record(work.place, other, replace=True) == other
+    assert read_blocks(work.place, [0]) == {0: other}
