@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-chaos bench gpu lint install
+.PHONY: demo test test-fast test-chaos test-scale bench gpu lint install
 
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
@@ -19,7 +19,11 @@ test-fast: install
 
 # Faults that must cost nothing, in under an hour, or some: make test-chaos ONLY=published
 test-chaos: install
-	$(BIN)/python tests/chaos/run.py
+	$(BIN)/python tests/rows.py chaos
+
+# Models of real sizes the whole way, in under half an hour and 16 GB, or some: make test-scale ONLY=half_width
+test-scale: install
+	$(BIN)/python tests/rows.py scale
 
 # All figures, or some: make bench ONLY=C1,C3
 bench: install

@@ -27,7 +27,7 @@ import booth
 from booth.contract.attempts import Brief, Published
 from booth_service.app import create_app
 from booth_service.beats import Line
-from booth_service.control import admin, auth, lifecycle
+from booth_service.control import auth, lifecycle, register
 from booth_service.control.database import Database
 from booth_service.control.plane import utc_now
 from booth_service.control.records import Tenant, new_id
@@ -52,7 +52,7 @@ def row(folder: Path) -> str:
 def _way(folder: Path, chosen: Settings) -> str:
     base = write_miniature(folder / "base", divisor=1)
     (base / "booth_recipe.json").write_text(RECIPE.model_dump_json())
-    assert admin.main(["base-model-add", "full", str(base), "--default"]) == 0
+    assert register.main(["full", str(base), "--default"]) == 0
     database = Database(chosen.database_url)
     with database.write() as session:
         tenant = Tenant(id=new_id("tenant"), name="scale", created_at=utc_now())

@@ -38,7 +38,7 @@ def row(folder: Path) -> str:
     machine = OneMachine(folder / "data")
     machine.start()
     try:
-        machine.admin("base-model-add", "half-width", str(base))
+        machine.register("half-width", str(base))
         return _job(booth.Client(machine.base_url, machine.api_key), base, folder)
     finally:
         machine.stop()

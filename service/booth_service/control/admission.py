@@ -90,7 +90,7 @@ def base_model_problems(session: Session, name: str | None) -> list[FieldProblem
     else:
         message, remedy = f"There is no base model {name!r}.", f"Use one of: {known}."
     if not known:
-        remedy = "Ask the operator to add one: boothctl admin base-model-add."
+        remedy = "Ask the operator to add one: boothctl base-models add."
     return [FieldProblem(field="base_model", value=repr(name), message=message, remedy=remedy)]
 
 

@@ -96,7 +96,7 @@ class Stack:
             self._keep(first_start.make_key(self.directory, self.state))
             first_start.register_base_models(self.directory, self.state)
             if not first_start.has_base_model(self.state):
-                say("  No base model yet: boothctl admin base-model-add NAME FOLDER_OR_HUB_ID adds one.")
+                say("  No base model yet: boothctl base-models add NAME FOLDER_OR_HUB_ID adds one.")
             self._bring_up(self.serve)
         except Interrupted:
             raise

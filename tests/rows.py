@@ -1,6 +1,6 @@
-"""What must cost nothing: python tests/chaos/run.py, or ONLY=flipped for some rows.
+"""Slow checks in rows: python tests/rows.py chaos (what must cost nothing), or scale (real sizes); ONLY=a,b for some.
 
-A row is a file beside this one with a function `row(folder: Path) -> str`: it makes the fault happen in an empty
+A row is a file in the suite's folder beside this one with a function `row(folder: Path) -> str`: it works in an empty
 folder of its own, returns in a few words what it saw, and raises where a promise was broken. Each runs in a process of
 its own. One line for each: its name, ok or FAILED, what was seen, seconds. Exit status 1 where one failed, 2 where
 ONLY names one that is not there. Rows that went well on these sources are not run again until all have: a run that was
@@ -22,37 +22,37 @@ import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-STATE = ROOT / ".chaos-state.json"
+ROOT = HERE.parent
 LIMIT_S = 58 * 60.0
 
 
-def main() -> int:
-    """Run the rows that were asked for, or all that have not gone well on this commit."""
-    there = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "run" and not path.stem.startswith("test_"))
+def main(suite: str) -> int:
+    """Run the rows of a suite that were asked for, or all that have not gone well on this commit."""
+    there = sorted(path.stem for path in (HERE / suite).glob("*.py") if not path.stem.startswith("test_"))
     asked = os.environ.get("ONLY", "").replace(",", " ").split()
     if unknown := sorted(set(asked) - set(there)):
         print(f"There is no row {', '.join(unknown)}; there are {', '.join(there)}.", file=sys.stderr)
         return 2
     deadline = time.monotonic() + LIMIT_S
-    done = set(finished_rows())
+    state = ROOT / f".{suite}-state.json"
+    done = set(finished_rows(state))
     failed = []
     for name in asked or [name for name in there if name not in done]:
-        if run_row(name, deadline):
+        if run_row(suite, name, deadline):
             done.add(name)
-            STATE.write_text(json.dumps({"commit": commit(), "rows": sorted(done)}))
+            state.write_text(json.dumps({"commit": commit(), "rows": sorted(done)}))
         else:
             failed.append(name)
     if not failed and set(there) <= done:
-        STATE.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
     return 1 if failed else 0
 
 
-def run_row(name: str, deadline: float) -> bool:
+def run_row(suite: str, name: str, deadline: float) -> bool:
     """One row in a process of its own, nothing of which is left; True where it went well."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"booth-chaos-{name}-") as folder:
-        command = [sys.executable, str(HERE / "run.py"), name, folder]
+    with tempfile.TemporaryDirectory(prefix=f"booth-{suite}-{name}-") as folder:
+        command = [sys.executable, __file__, suite, name, folder]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             said, _ = process.communicate(timeout=max(0.0, deadline - began))
@@ -65,9 +65,9 @@ def run_row(name: str, deadline: float) -> bool:
     return verdict.startswith("ok ")
 
 
-def one(name: str, folder: Path) -> int:
+def one(suite: str, name: str, folder: Path) -> int:
     """The row's own process: the last line that it prints is its verdict."""
-    sys.path[:0] = [str(ROOT / part) for part in ("tests", "tests/chaos", "tests/benchmarks", "examples/tinyworld")]
+    sys.path[:0] = [str(ROOT / part) for part in ("tests", f"tests/{suite}", "tests/benchmarks", "examples/tinyworld")]
     try:
         print(f"ok {importlib.import_module(name).row(folder)}")
     except Exception as error:
@@ -77,13 +77,13 @@ def one(name: str, folder: Path) -> int:
     return 0
 
 
-def finished_rows() -> list[str]:
+def finished_rows(state: Path) -> list[str]:
     """Rows that went well on this commit in a run that was not completed."""
     try:
-        state = json.loads(STATE.read_text())
+        kept = json.loads(state.read_text())
     except (FileNotFoundError, ValueError):
         return []
-    return list(state["rows"]) if state["commit"] == commit() else []
+    return list(kept["rows"]) if kept["commit"] == commit() else []
 
 
 def commit() -> str:
@@ -102,4 +102,4 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one(sys.argv[1], Path(sys.argv[2])) if len(sys.argv) == 3 else main())
+    sys.exit(one(sys.argv[1], sys.argv[2], Path(sys.argv[3])) if len(sys.argv) == 4 else main(sys.argv[1]))
