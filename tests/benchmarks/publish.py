@@ -39,7 +39,7 @@ from whole_weights import WholeWeights
 from booth_service.publish.export import pieces_of
 from booth_service.publish.gang import Gang
 from booth_service.publish.layout import TensorInfo, lay_out
-from booth_service.publish.upload import UPLOAD_THREADS, upload_files
+from booth_service.publish.upload import PARTS_UNDER_WAY, threads_of_rank, upload_files
 from booth_service.storage.s3 import LINK_S, ObjectStore
 from booth_service.storage.transfer import Link
 
@@ -76,7 +76,6 @@ def report(name: str, divisor: int = 1, turns: int = TURNS) -> bool:
             for _ in range(turns):
                 for arm in arms:
                     runs[arm].append(workers.measure(arm))
-    allowed = UPLOAD_THREADS * max(layout_parts(divisor)) + 64 * MB
     reached = []
     for ranks in RANKS:
         ours = runs[f"ranks-{ranks}"]
@@ -85,6 +84,7 @@ def report(name: str, divisor: int = 1, turns: int = TURNS) -> bool:
         print(line(f"{name}-{ranks}", faster, FASTER, f"save_pretrained + upload_file over {ranks} ranks"))
         print(line(f"{name}-{ranks} ceiling", over, OVER_CEILING, f"{ranks} ranks over plain parallel PUTs"))
         reached += [FASTER.is_reached(statistics.median(faster)), OVER_CEILING.is_reached(statistics.median(over))]
+        allowed = threads_of_rank(ranks) * max(layout_parts(divisor)) + 64 * MB
         memory, disk = max(run.memory_bytes for run in ours), max(run.disk_bytes for run in ours)
         reached += [disk < MB, memory <= allowed]
         print(f"{name}-{ranks} {disk} bytes on disk, extra memory of a rank {memory // MB} of {allowed // MB} MB")
@@ -235,7 +235,7 @@ def put_plainly(made: dict[str, nn.Module], store: ObjectStore, folder: Path) ->
         link = Link(store.upload_link(f"plain/{number}", LINK_S), {})
         store.transfer.put("plain", lambda: link, bodies[number])
 
-    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
+    with ThreadPoolExecutor(PARTS_UNDER_WAY) as pool:
         list(pool.map(put, range(len(bodies))))
 
 
