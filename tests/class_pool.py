@@ -65,7 +65,7 @@ class Killer:
     wanted: int
     seed: int
     killed: int = 0
-    seen: set[int] = field(default_factory=set)
+    most_at_once: int = 0
     _due: threading.Event = field(default_factory=threading.Event)
     _over: bool = False
 
@@ -82,7 +82,7 @@ class Killer:
 
     def block_made(self) -> None:
         """A block of the set was made."""
-        self.seen |= {process.pid for process in actors()}
+        self.most_at_once = max(self.most_at_once, len(actors()))
         self._due.set()
 
     def _run(self) -> None:

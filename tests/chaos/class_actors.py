@@ -41,12 +41,12 @@ def killed(folder: Path, kills: int, pictures: int, *, with_refusal: bool) -> st
         assert images.made == pictures, f"{images.made} pictures were counted"
         assert [picture.path for picture in images.manifest.pictures] == [f"{k:06d}.png" for k in range(pictures)]
         assert killer.killed == kills, f"only {killer.killed} of {kills} kills came in time"
-        assert len(killer.seen) > 1 + kills, f"only {len(killer.seen)} actors were seen: one worked alone"
+        assert killer.most_at_once == 2, f"{killer.most_at_once} actors worked at once"
         first, second = by_name(alone), by_name(disturbed)
         others = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
         assert not others, f"the sets differ: {', '.join(others)}"
         error = refused(alone, folder) if with_refusal else ""
-    return f"{pictures} pictures, {killer.killed} killed of {len(killer.seen)} actors seen, bit-equal{error}"
+    return f"{pictures} pictures, {killer.killed} actors killed, 2 at work at once, bit-equal to one undisturbed{error}"
 
 
 def made(work: SetWork, pictures: int, killer: Killer) -> ClassImages:
