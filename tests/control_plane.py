@@ -31,6 +31,7 @@ from booth_service.settings import Settings, attempt_token
 from booth_service.storage import keys
 from booth_service.storage.s3 import ObjectStore
 
+HOST = "plane.test"
 both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
 RECIPE = Recipe(
@@ -230,6 +231,16 @@ def put_file(store: ObjectStore, path: str, body: bytes) -> StoredFile:
     digest = hashlib.sha256(body).hexdigest()
     store.put(keys.base_file(digest), body)
     return StoredFile(path=path, key=keys.base_file(digest), bytes=len(body), sha256=digest)
+
+
+class PlaneAndStore(httpx2.BaseTransport):
+    """Calls of the control plane reach the application, links the object store."""
+
+    def __init__(self, application: httpx2.BaseTransport) -> None:
+        self.application, self.network = application, httpx2.HTTPTransport()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return (self.application if request.url.host == HOST else self.network).handle_request(request)
 
 
 def started(plane: Plane, user: User, **dials) -> "Driver":

@@ -1,5 +1,6 @@
 """Publishes small models through the fault proxy, and looks at what can be seen of them afterwards."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from control_plane import Clock, Cluster, a_plane
 from publishing_ranks import Publication, publish
 from safetensors.torch import load_file, save_file
-from stored_base import store_base
+from stored_base import store_base, store_references, whole
 from tiny_base import write_tiny_base
 
 from booth.contract.attempts import Manifest
@@ -29,7 +30,10 @@ class Seen:
 
 
 def small_models(store: ObjectStore, folder: Path, count: int) -> list[Publication]:
-    """Models to publish, in turn whole on every rank and in fragments, with the base model in the store."""
+    """Models to publish, in turn whole on every rank and in fragments, with the base model in the store.
+
+    Two that have moved far are followed by two near the base, which are stored as differences to it.
+    """
     base = write_tiny_base(folder / "tiny")
     files = store_base(store, base)
     trained = {
@@ -38,11 +42,19 @@ def small_models(store: ObjectStore, folder: Path, count: int) -> list[Publicati
         for file in (base / part).glob("*.safetensors")
         for name, tensor in load_file(file).items()
     }
-    save_file(trained, folder / "trained.safetensors")
+    save_file(trained, folder / "far")
+    save_file({name: tensor - 0.01 * (1 - 1e-4) for name, tensor in trained.items()}, folder / "near")
+    references = tuple(store_references(store, base, files))
+    far, near = (folder / "far", ()), (folder / "near", references)
     return [
-        Publication(f"job-{k}", folder / "trained.safetensors", files, is_sharded=k % 2 == 0, with_manifest=True)
-        for k in range(count)
+        Publication(f"job-{k}", weights, files, is_sharded=k % 2 == 0, with_manifest=True, references=differing)
+        for k, (weights, differing) in zip(range(count), itertools.cycle([far, far, near, near]), strict=False)
     ]
+
+
+def is_difference(model: Publication) -> bool:
+    """Whether the model's files are to be stored as differences to the base's."""
+    return bool(model.references)
 
 
 def publish_all(models: Sequence[Publication], through: ObjectStore, direct: ObjectStore, folder: Path) -> Seen:
@@ -64,8 +76,10 @@ def is_visible(model: Publication, store: ObjectStore) -> bool:
         body = store.get(keys.model_manifest(model.brief.tenant_id, model.job_id, 1))
     except ObjectMissing:
         return False
-    for file in Manifest.model_validate_json(body).files:
-        assert len(store.get_file(file)) == file.bytes
+    manifest = Manifest.model_validate_json(body)
+    assert all(bool(file.delta) == is_difference(model) for file in manifest.changed)
+    for file in manifest.files:
+        assert len(whole(store, file)) == file.bytes
     return True
 
 

@@ -28,12 +28,14 @@ class Publication:
     is_sharded: bool
     dtype: torch.dtype = torch.float16
     with_manifest: bool = False
+    references: tuple[StoredFile, ...] = ()
 
     @property
     def brief(self) -> Brief:
         return Brief(
             job_id=self.job_id, tenant_id="publishing", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tiny",
             base_files=self.base_files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
+            references=list(self.references),
         )  # fmt: skip
 
 

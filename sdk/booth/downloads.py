@@ -15,6 +15,7 @@ from booth import lora, original_layout
 from booth.contract.digests import Check
 from booth.contract.models import ModelFile, ModelFiles
 from booth.contract.problems import FieldProblem
+from booth.differences import put_together
 from booth.errors import TransferError, ValidationError
 from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
 
@@ -100,8 +101,11 @@ class Source:
             )
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
+        have: set[int] = set()
         for attempt in range(MAX_RETRIES + 1):
             try:
+                if file.delta is not None:
+                    return put_together(self.transport, file, target, have)
                 return _fetch_once(self.transport, file, target)
             except TransferError:
                 if attempt == MAX_RETRIES:
@@ -110,8 +114,8 @@ class Source:
                 file = self._with_new_link(file)
 
     def _with_new_link(self, file: ModelFile) -> ModelFile:
-        links = {each.path: each.url for each in self.files()}
-        return file.model_copy(update={"url": links.get(file.path, file.url)})
+        same = (each for each in self.files() if (each.path, each.sha256) == (file.path, file.sha256))
+        return next(same, file)
 
 
 def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:

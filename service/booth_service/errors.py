@@ -3,6 +3,7 @@
 ServiceError
   StorageError          the object store refused or did not answer
   ObjectMissing         a named object is not there
+  DamagedObject         a stored object, or the record of one, is not what was written
   AttemptEnded          the control plane wants this attempt to stop (cancelled or superseded)
   DoesNotFit            no plan fits the devices
   NotFinite             the loss stopped being finite; names step and images
@@ -36,6 +37,10 @@ class StorageError(ServiceError):
 
 
 class ObjectMissing(StorageError):
+    pass
+
+
+class DamagedObject(StorageError):
     pass
 
 

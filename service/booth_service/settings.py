@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30
     """Disk that base models may take on this node; those in use stay in any case."""
+    delta_store: bool = True
+    """Models are stored as lossless differences to their base model where that at least halves their bytes. Adding a
+    base model then stores its half-precision files too, which are what they are differences to."""
     base_model_allow_list: Path | None = None
     """A YAML or JSON file of what may be added as a base model (control/allow_list.py); None means anything."""
 

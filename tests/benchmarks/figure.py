@@ -27,11 +27,15 @@ def at_most(value: float) -> Goal:
 
 
 def line(name: str, values: Sequence[float], goal: Goal | None, title: str) -> str:
-    """`C1 1.31 (1.27-1.36) goal >=1.20 ok  title`; without a goal, "no goal"."""
-    middle = statistics.median(values)
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (middle,) * 3
+    """`C1 1.31 (1.27-1.36) goal >=1.20 ok  title`: the median and the middle half; without a goal, "no goal"."""
+    return line_of(name, statistics.median(values), values, goal, title)
+
+
+def line_of(name: str, value: float, values: Sequence[float], goal: Goal | None, title: str) -> str:
+    """The line of a figure that is not the median of its parts; `values` give the spread."""
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (value,) * 3
     verdict = "no goal"
     if goal:
         sign = ">=" if goal.is_least else "<="
-        verdict = f"goal {sign}{goal.value:.2f} {'ok' if goal.is_reached(middle) else 'SHORT'}"
-    return f"{name} {middle:.2f} ({low:.2f}-{high:.2f}) {verdict}  {title}"
+        verdict = f"goal {sign}{goal.value:.2f} {'ok' if goal.is_reached(value) else 'SHORT'}"
+    return f"{name} {value:.2f} ({low:.2f}-{high:.2f}) {verdict}  {title}"

@@ -13,7 +13,7 @@ class StoredFile(Record):
     """A file in the object store. `path` is its place in a diffusers folder, `key` its object key.
 
     `sha256` is of the whole content; or, where `part_sha256` is there, of its parts' digests (`contract.digests`), each
-    part of `part_bytes` but the last.
+    part of `part_bytes` but the last. With `delta` both are still those of the file as it is read.
     """
 
     path: str
@@ -22,6 +22,20 @@ class StoredFile(Record):
     sha256: str
     part_bytes: int = 0
     part_sha256: list[str] = []
+    delta: "Delta | None" = None
+
+
+class Delta(Record):
+    """How a file in parts is stored that lies under no key of its own: each part as a chunk, its lossless difference to
+    the same bytes of a reference file (`contract.delta`). `coding` names the difference's format.
+
+    The reference is as long as the file and stored whole. Sizes and digests of chunks are those of what is stored.
+    """
+
+    coding: str
+    reference: StoredFile
+    chunk_bytes: list[int]
+    chunk_sha256: list[str]
 
 
 class InstancePhoto(StoredFile):
@@ -87,6 +101,9 @@ class Brief(Record):
     first_step_limit_s: float
     class_photos: list[ClassPhoto] = []
     share_class_images: bool = False
+    references: list[
+        StoredFile
+    ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 

@@ -36,7 +36,10 @@ class ModelPage(Record):
 
 
 class ModelFile(Record):
-    """One file of the diffusers folder, with a link that works for a few minutes; its digests are as in StoredFile."""
+    """One file of the diffusers folder, with a link that works for a few minutes; its digests are as in StoredFile.
+
+    With `delta` it has no link of its own: it is put together from the links in there.
+    """
 
     path: str
     bytes: int
@@ -44,6 +47,23 @@ class ModelFile(Record):
     url: str
     part_bytes: int = 0
     part_sha256: list[str] = []
+    delta: "ModelDelta | None" = None
+
+
+class ChunkLink(Record):
+    """What is stored of one part, with its link; bytes and SHA-256 are those behind the link."""
+
+    url: str
+    bytes: int
+    sha256: str
+
+
+class ModelDelta(Record):
+    """As `contract.attempts.Delta`, with links; the reference is a whole file, the same for all models of a base."""
+
+    coding: str
+    reference: ModelFile
+    chunks: list[ChunkLink]
 
 
 class ModelFiles(Record):

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -24,8 +25,10 @@ from booth.contract.jobs import (
 )
 from booth.contract.models import (
     BaseModelPage,
+    ChunkLink,
     GenerateAnswer,
     GenerateRequest,
+    ModelDelta,
     ModelFile,
     ModelFiles,
     ModelPage,
@@ -39,6 +42,7 @@ from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Job, JobEvent, Model
 from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
+from booth_service.storage import keys
 
 MAX_WAIT_S = 30
 POLL_INTERVAL_S = 0.25
@@ -207,13 +211,21 @@ def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventP
 
 
 def _linked(plane: Plane, files: list[StoredFile]) -> ModelFiles:
-    link_s = plane.settings.download_link_s
-    return ModelFiles(
-        files=[
-            ModelFile(**file.model_dump(exclude={"key"}), url=plane.store.download_link(file.key, link_s))
-            for file in files
-        ]
-    )
+    return ModelFiles(files=[_link(plane, file) for file in files])
+
+
+def _link(plane: Plane, file: StoredFile) -> ModelFile:
+    link = partial(plane.store.download_link, expires_s=plane.settings.download_link_s)
+    said = file.model_dump(exclude={"key", "delta"})
+    if file.delta is None:
+        return ModelFile(**said, url=link(file.key))
+    stored = zip(file.delta.chunk_bytes, file.delta.chunk_sha256, strict=True)
+    chunks = [
+        ChunkLink(url=link(keys.model_chunk(file.key, part)), bytes=total_bytes, sha256=sha256)
+        for part, (total_bytes, sha256) in enumerate(stored)
+    ]
+    delta = ModelDelta(coding=file.delta.coding, reference=_link(plane, file.delta.reference), chunks=chunks)
+    return ModelFile(**said, url="", delta=delta)
 
 
 def _manifest(plane: Plane, model: Model) -> Manifest:

@@ -5,7 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 from sqlalchemy import select
 
-from booth.contract.attempts import Beat, BeatReply, Brief, ClassPhoto, ClassSetLease, Failed, InstancePhoto, Published
+from booth.contract.attempts import (
+    Beat,
+    BeatReply,
+    Brief,
+    ClassPhoto,
+    ClassSetLease,
+    Failed,
+    InstancePhoto,
+    Published,
+    StoredFile,
+)
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
@@ -13,7 +23,7 @@ from booth_service.control import class_sets, lifecycle, policy
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
-from booth_service.control.records import BaseModel, Model
+from booth_service.control.records import BaseModel, Job, Model
 from booth_service.control.verification import Claim, verify
 from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights
@@ -45,6 +55,7 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         first_step_limit_s=plane.settings.first_step_limit_s,
         class_photos=[ClassPhoto.model_validate(photo) for photo in job.class_photos],
         share_class_images=plane.settings.share_class_images,
+        references=_references(base, job) if plane.settings.delta_store else [],
         resume_key=job.checkpoint_key,
     )
 
@@ -83,7 +94,7 @@ def post_published(job_id: str, number: int, published: Published, plane: Here) 
         job, _ = lifecycle.live_attempt(session, job_id, number, published.fence)
         base = session.get_one(BaseModel, job.base_model_id)
     try:
-        manifest = verify(plane.store, Claim(job, number, stored_files(base.files)), published)
+        manifest = verify(plane.store, Claim(job, number, stored_files(base.files), _references(base, job)), published)
     except BadWeights as bad:
         _end(plane, job_id, number, Failed(fence=published.fence, reason=bad.reason, detail=bad.detail))
         problem = FieldProblem(field="manifest", value=published.manifest_key, message=bad.detail)
@@ -106,3 +117,8 @@ def _end(plane: Plane, job_id: str, number: int, failed: Failed) -> None:
     end = policy.End(failed.reason, failed.detail)
     with plane.database.write() as session:
         lifecycle.end_attempt(session, job_id, number, failed.fence, end, plane.settings, plane.now())
+
+
+def _references(base: BaseModel, job: Job) -> list[StoredFile]:
+    """What publishing the base untrained would give in the format that the job asks for, where it was made."""
+    return stored_files(base.references.get(Params.model_validate(job.params).export_dtype, []))

@@ -1,7 +1,6 @@
 """Base models: records of files, family and recipe. At most one row of a name is current."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -10,6 +9,7 @@ from booth.contract.attempts import StoredFile
 from booth.contract.models import Recipe
 from booth_service.control.problems import not_found
 from booth_service.control.records import BaseModel, new_id
+from booth_service.control.views import stored_files
 
 
 def current(session: Session) -> list[BaseModel]:
@@ -36,6 +36,7 @@ def register(
     name: str,
     recipe: Recipe,
     files: list[StoredFile],
+    references: dict[str, list[StoredFile]] | None = None,
     *,
     default: bool,
     now: datetime,
@@ -44,16 +45,19 @@ def register(
 ) -> str:
     """The name has these files and this recipe: "added", "unchanged" or "replaced". The first one is the default.
 
-    A replaced row stays, for the models that were trained from it.
+    `references` are by format of numbers; those that an unchanged base model has of other formats stay. A replaced row
+    stays too, for the models that were trained from it.
     """
     old = find(session, name)
-    rows: list[Any] = [file.model_dump() for file in sorted(files, key=lambda file: file.path)]
+    in_order = sorted(files, key=lambda file: file.path)
+    made = {dtype: [file.model_dump() for file in each] for dtype, each in (references or {}).items()}
     dials = recipe.model_dump()
     is_default = default or find(session, None) in (None, old)
     if is_default:
         session.execute(update(BaseModel).values(is_default=False))
-    if old is not None and old.files == rows and old.recipe == dials:
+    if old is not None and stored_files(old.files) == in_order and old.recipe == dials:
         old.is_default, old.source, old.revision = is_default, source, revision
+        old.references = old.references | made
         return "unchanged"
     if old is not None:
         old.replaced_at = now
@@ -65,10 +69,20 @@ def register(
         family=recipe.family,
         is_default=is_default,
         recipe=dials,
-        files=rows,
+        files=[file.model_dump() for file in in_order],
+        references=made,
         source=source,
         revision=revision,
         created_at=now,
     )
     session.add(base)
     return "added" if old is None else "replaced"
+
+
+def known_references(session: Session, dtype: str) -> dict[str, StoredFile]:
+    """The references that are stored for any current base model, by the SHA-256 of the file that each was made of."""
+    known: dict[str, StoredFile] = {}
+    for base in current(session):
+        sha256 = {file.path: file.sha256 for file in stored_files(base.files)}
+        known |= {sha256[each.path]: each for each in stored_files(base.references.get(dtype, []))}
+    return known

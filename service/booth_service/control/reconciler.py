@@ -17,7 +17,7 @@ from booth_service.control import attempt_logs, lifecycle, policy
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
 from booth_service.control.records import Attempt, AttemptState, Job
-from booth_service.control.sweep import sweep
+from booth_service.control.sweep import clear_unpublished, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Reconciler:
                     lifecycle.end_attempt(session, job.id, attempt.n, attempt.fence, end, self.plane.settings, now)
             case policy.Close():
                 attempt_logs.keep(self.plane, job, attempt)
+                clear_unpublished(self.plane, job, attempt)
                 with database.write() as session:
                     lifecycle.close_attempt(session, attempt, now)
 

@@ -101,7 +101,8 @@ class ApiKey(Table):
 class BaseModel(Table):
     """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null).
 
-    `source` is where the files came from; of a hub, `revision` is the commit.
+    `references` are StoredFile records by format of numbers: what publishing the base untrained would give. `source` is
+    where the files came from; of a hub, `revision` is the commit.
     """
 
     __tablename__ = "base_models"
@@ -121,6 +122,7 @@ class BaseModel(Table):
     is_default: Mapped[bool]
     recipe: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
+    references: Mapped[dict[str, Any]] = mapped_column("reference_files", default=dict, server_default="{}")
     source: Mapped[str]
     revision: Mapped[str | None]
     created_at: Mapped[datetime]

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from booth.contract.attempts import StoredFile
+from booth.contract.jobs import ExportDtype
 from booth.contract.models import Recipe
-from booth_service.control import allow_list, base_folder, base_models
+from booth_service.control import allow_list, base_folder, base_models, base_references
 from booth_service.control.base_sources import Source, SourceFile, source_of
 from booth_service.control.database import Database
 from booth_service.control.plane import utc_now
@@ -63,12 +64,14 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
         if allowed is not None:
             allow_list.refuse_other_files(entries, files)
         stored = list(pool.map(lambda file: _store(store, file, source.files[file.path]), files))
+        references = _references(store, source, files, recipe.export_dtype, config, database, pool)
     with database.write() as session:
         status = base_models.register(
             session,
             arguments.name,
             recipe,
             files,
+            {recipe.export_dtype: references} if references else {},
             default=arguments.default,
             now=utc_now(),
             source=source.name,
@@ -84,6 +87,7 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
         "revision": base.revision,
         "files": {file.path: file.sha256 for file in files},
         "bytes": sum(file.bytes for file in files),
+        "reference_bytes": sum(file.bytes for file in references),
         "uploaded": sum(stored),
     }
 
@@ -116,6 +120,30 @@ def _store(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
     if is_new:
         source.put(file.key)
     return is_new
+
+
+def _references(
+    store: ObjectStore,
+    source: Source,
+    files: list[StoredFile],
+    dtype: ExportDtype,
+    config: Settings,
+    database: Database,
+    pool: ThreadPoolExecutor,
+) -> list[StoredFile]:
+    """What models of the base are stored as differences to; of files that were added before they are known."""
+    if not config.delta_store:
+        return []
+    with database.read() as session:
+        known = base_models.known_references(session, dtype)
+
+    def one(file: StoredFile) -> StoredFile | None:
+        if file.sha256 in known:
+            return known[file.sha256].model_copy(update={"path": file.path})
+        return base_references.stored_reference(store, file, source.files[file.path], dtype)
+
+    trained = [file for file in files if base_references.is_trained(file.path)]
+    return [reference for reference in pool.map(one, trained) if reference is not None]
 
 
 def _recipe(source: Source, chosen: str | None) -> Recipe:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from booth_service.errors import BadWeights
-from booth_service.storage.s3 import ObjectStore
 
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 SAMPLE_BYTES = 64 * 2**10
 CHUNK_BYTES = 16 * 2**20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+Read = Callable[[int, int], bytes]  # (start, length) of a file -> its bytes
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,12 @@ class Tensor:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-def read_header(store: ObjectStore, key: str, total_bytes: int) -> dict[str, Tensor]:
-    """The object's tensors by name. Raises BadWeights where it is no whole safetensors file."""
-    return _header(lambda start, count: store.get_range(key, start, count), key, total_bytes)
-
-
-def scan(read: Callable[[int, int], bytes], name: str, total_bytes: int) -> tuple[str, str | None]:
+def scan(read: Read, name: str, total_bytes: int) -> tuple[str, str | None]:
     """A file's SHA-256, and the first of its tensors that holds NaN or infinity; every byte is read once, in order.
 
     `read(start, length)` gives its bytes. Raises BadWeights where it is no whole safetensors file.
     """
-    tensors = sorted(_header(read, name, total_bytes).items(), key=lambda item: item[1].start)
+    tensors = sorted(read_header(read, name, total_bytes).items(), key=lambda item: item[1].start)
     digest, not_finite, at = hashlib.sha256(), None, 0
     while at < total_bytes:
         end = _cut(min(at + CHUNK_BYTES, total_bytes), tensors)
@@ -68,7 +64,8 @@ def _cut(at: int, tensors: list[tuple[str, Tensor]]) -> int:
     return at
 
 
-def _header(read: Callable[[int, int], bytes], key: str, total_bytes: int) -> dict[str, Tensor]:
+def read_header(read: Read, key: str, total_bytes: int) -> dict[str, Tensor]:
+    """A file's tensors by name. Raises BadWeights where it is no whole safetensors file."""
     if total_bytes < 8:
         raise BadWeights(f"{key} is not a safetensors file (it has {total_bytes} bytes)")
     try:
@@ -86,11 +83,11 @@ def _header(read: Callable[[int, int], bytes], key: str, total_bytes: int) -> di
     return tensors
 
 
-def read_sample(store: ObjectStore, key: str, tensor: Tensor) -> np.ndarray:
+def read_sample(read: Read, tensor: Tensor) -> np.ndarray:
     """The first values of a floating-point tensor, up to SAMPLE_BYTES of the file, as float64 or float32."""
     width = _WIDTHS[tensor.dtype]
     count = min(tensor.count, SAMPLE_BYTES // 8)  # the same number of values in every format
-    return _values(store.get_range(key, tensor.start, count * width), tensor.dtype)
+    return _values(read(tensor.start, count * width), tensor.dtype)
 
 
 def _values(data: bytes, dtype: str) -> np.ndarray:

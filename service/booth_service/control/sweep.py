@@ -64,6 +64,13 @@ def purge_models(plane: Plane) -> None:
             session.execute(delete(Model).where(Model.id == model.id))
 
 
+def clear_unpublished(plane: Plane, job: Job, attempt: Attempt) -> None:
+    """Of an attempt that ended without a model no weights are left: its ranks may have been killed between two files,
+    or two chunks of one. Nothing of it runs any more."""
+    if attempt.reason is not None:
+        plane.store.delete(*plane.store.keys(f"{keys.attempt(job.tenant_id, job.id, attempt.n)}/model/"))
+
+
 def abort_weights(plane: Plane) -> None:
     """No upload in parts is left of an attempt that has ended: its ranks were killed, or the store was away from them.
 

@@ -1,32 +1,40 @@
 """A published manifest, checked before its model can be seen: identity, files, tensors, finite values, change.
 
-Reads headers and samples only, so that gigabytes are checked in seconds; whoever loads the model checks every hash.
+Reads headers and samples only, so that gigabytes are checked in seconds; whoever loads the model checks every hash. Of
+a file that is stored as a difference these are whole chunks, at most as many as there are samples.
 """
 
 import hashlib
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from pydantic import ValidationError
 
 from booth.contract.attempts import Manifest, Published, StoredFile
-from booth.contract.digests import part_ranges, sha256_of_parts
 from booth_service.control.records import Job
-from booth_service.control.safetensors_header import Tensor, read_header, read_sample
-from booth_service.errors import BadWeights, ObjectMissing
+from booth_service.control.safetensors_header import Read, Tensor, read_header, read_sample
+from booth_service.errors import BadWeights, DamagedObject, ObjectMissing
 from booth_service.storage import keys
 from booth_service.storage.s3 import ObjectStore
+from booth_service.storage.stored_file import Ranges, refuse_contradiction
 
 FINITE_SAMPLES = 24
+THREADS = 8
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the control plane knows of an attempt, against which its manifest is held."""
+    """What the control plane knows of an attempt, against which its manifest is held.
+
+    `references` are what its files may be stored as differences to.
+    """
 
     job: Job
     attempt: int
     base_files: list[StoredFile]
+    references: list[StoredFile] = field(default_factory=list)
 
 
 def verify(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
@@ -36,7 +44,10 @@ def verify(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
     _check_files(manifest, base)
     for file in manifest.changed:
         _check_stored(store, claim, file)
-        _check_weights(store, file, base[file.path])
+        try:
+            _check_weights(store, file, base[file.path])
+        except DamagedObject as damaged:
+            raise BadWeights(damaged.detail) from None
     return manifest
 
 
@@ -78,26 +89,30 @@ def _check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
     key = keys.model_file(claim.job.tenant_id, claim.job.id, claim.attempt, file.path)
     if file.key != key:
         raise BadWeights(f"{file.path} lies at {file.key}, outside the attempt's own folder")
+    try:
+        refuse_contradiction(file)
+    except DamagedObject as contradiction:
+        raise BadWeights(contradiction.detail) from None
+    if file.delta is None:
+        return _check_size(store, file.path, key, file.bytes)
+    if file.delta.reference not in claim.references:
+        raise BadWeights(f"{file.path} is a difference to {file.delta.reference.key}, no reference of its base model")
+    with ThreadPoolExecutor(THREADS) as pool:
+        chunk_keys = [keys.model_chunk(key, part) for part in range(len(file.delta.chunk_bytes))]
+        list(pool.map(partial(_check_size, store, file.path), chunk_keys, file.delta.chunk_bytes))
+
+
+def _check_size(store: ObjectStore, path: str, key: str, expected: int) -> None:
     size = store.size(key)
     if size is None:
-        raise BadWeights(f"{file.path} is not in the object store")
-    if size != file.bytes:
-        raise BadWeights(f"{file.path} has {size} bytes, its manifest says {file.bytes}")
-    if file.part_sha256 and not _are_parts_of(file):
-        raise BadWeights(
-            f"{file.path}: its {len(file.part_sha256)} parts' digests are not those of its SHA-256 and size"
-        )
-
-
-def _are_parts_of(file: StoredFile) -> bool:
-    """Whether the parts' digests make up the file's, and are as many as its size has parts."""
-    if file.part_bytes < 1 or len(part_ranges(file.bytes, file.part_bytes)) != len(file.part_sha256):
-        return False
-    return sha256_of_parts(file.part_sha256) == file.sha256
+        raise BadWeights(f"{path} is not in the object store ({key})")
+    if size != expected:
+        raise BadWeights(f"{path} has {size} bytes, its manifest says {expected} ({key})")
 
 
 def _check_weights(store: ObjectStore, file: StoredFile, base: StoredFile) -> None:
-    new, old = read_header(store, file.key, file.bytes), read_header(store, base.key, base.bytes)
+    ours, theirs = Ranges(store, file), Ranges(store, base)
+    new, old = read_header(ours.read, file.key, file.bytes), read_header(theirs.read, base.key, base.bytes)
     if missing := sorted(old.keys() - new.keys()):
         raise BadWeights(f"{file.path} lacks {len(missing)} tensors of the base model, such as {missing[0]}")
     if extra := sorted(new.keys() - old.keys()):
@@ -106,19 +121,20 @@ def _check_weights(store: ObjectStore, file: StoredFile, base: StoredFile) -> No
         if new[name].shape != old[name].shape:
             raise BadWeights(f"{file.path}: {name} has shape {new[name].shape}, the base {old[name].shape}")
     floats = [name for name in sorted(new) if new[name].is_float and new[name].shape != [0]]
-    for name in floats[:: max(1, len(floats) // FINITE_SAMPLES)]:
-        if not np.isfinite(read_sample(store, file.key, new[name])).all():
+    sampled = floats[:: max(1, len(floats) // FINITE_SAMPLES)]
+    for name in sorted(sampled, key=lambda name: new[name].start):  # so that each chunk is fetched once
+        if not np.isfinite(read_sample(ours.read, new[name])).all():
             raise BadWeights(f"{file.path}: {name} holds values that are not finite")
     largest_first = sorted(floats, key=lambda name: -new[name].count)
-    changes = (_differs(store, (file.key, new[name]), (base.key, old[name])) for name in largest_first)
+    changes = (_differs((ours.read, new[name]), (theirs.read, old[name])) for name in largest_first)
     if file.sha256 == base.sha256 or not any(changes):
         raise BadWeights(f"{file.path} has the base model's weights: training changed nothing")
 
 
-def _differs(store: ObjectStore, new: tuple[str, Tensor], old: tuple[str, Tensor]) -> bool:
+def _differs(new: tuple[Read, Tensor], old: tuple[Read, Tensor]) -> bool:
     """True where the samples differ beyond what the coarser of the two number formats rounds away."""
     coarsest = min((new[1].dtype, old[1].dtype), key=lambda dtype: {"BF16": 0, "F16": 1}.get(dtype, 2))
-    one, other = (_rounded(read_sample(store, key, tensor), coarsest) for key, tensor in (new, old))
+    one, other = (_rounded(read_sample(read, tensor), coarsest) for read, tensor in (new, old))
     return not np.array_equal(one, other)
 
 

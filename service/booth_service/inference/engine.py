@@ -76,7 +76,7 @@ class Engine:
         if model.manifest_key is None or model.manifest_sha256 is None:
             return base
         key, sha256 = model.manifest_key, model.manifest_sha256
-        return base | self.cache.get(sha256, lambda: published_weights(self.store, key, sha256))
+        return base | self.cache.get(sha256, lambda: published_weights(self.store, key, sha256, self.scratch_dir))
 
     def _base_weights(self, base_folder: Path) -> Weights:
         return self.cache.get(str(base_folder), lambda: base_weights(base_folder))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from booth.contract.attempts import Manifest
 from booth_service.diffusion.components import family_of, live_name, weight_files
 from booth_service.inference.tensor_file import tensors_in
+from booth_service.storage.base_model import reference_views
 from booth_service.storage.fetch import fetch
 from booth_service.storage.s3 import ObjectStore
 
@@ -74,15 +75,19 @@ def base_weights(folder: Path) -> Weights:
     }
 
 
-def published_weights(store: ObjectStore, manifest_key: str, manifest_sha256: str) -> Weights:
+def published_weights(
+    store: ObjectStore, manifest_key: str, manifest_sha256: str, scratch_dir: str | None = None
+) -> Weights:
     """The changed tensors of a published model, each file in one piece of memory that was filled from the store.
 
+    Files that are stored as differences are added to the base model's, which this node keeps below `scratch_dir`.
     Raises StorageError where bytes do not have the recorded hashes, BadWeights where a file is no safetensors file.
     """
     manifest = Manifest.model_validate_json(store.get(manifest_key, manifest_sha256))
     memory = [torch.empty(file.bytes, dtype=torch.uint8) for file in manifest.changed]
     views = [each.numpy().data for each in memory]
-    fetch(store, list(zip(manifest.changed, views, strict=True)))
+    references = [file.delta.reference for file in manifest.changed if file.delta]
+    fetch(store, list(zip(manifest.changed, views, strict=True)), reference_views(store, references, scratch_dir))
     weights: Weights = {}
     for file, each in zip(manifest.changed, memory, strict=True):
         weights.setdefault(file.path.split("/")[0], {}).update(tensors_in(file.key, each))

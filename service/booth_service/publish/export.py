@@ -10,7 +10,8 @@ from torch import Tensor
 
 from booth_service.diffusion.components import weight_files
 from booth_service.errors import BadWeights
-from booth_service.publish.layout import FileLayout, Slot, TensorInfo, lay_out
+from booth_service.publish.layout import FileLayout, Slot, lay_out
+from booth_service.storage.tensor_layout import TensorInfo
 
 
 class TrainedWeights(Protocol):

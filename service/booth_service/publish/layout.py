@@ -1,44 +1,23 @@
-"""Where every byte of a published file lies, before any of it is there: a function of names, shapes and the format.
-
-safetensors: 8 bytes with the header's length, the header in JSON padded to a multiple of 8, and the tensors one after
-the other without holes. Files are laid out as the safetensors library itself writes them.
-"""
+"""Where every byte of a published file lies and whose it is, before any of it is there; and its parts."""
 
 import bisect
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from booth.contract.digests import part_ranges
 from booth_service.diffusion.components import live_name
 from booth_service.errors import BadWeights
+from booth_service.storage.tensor_layout import CODES, CONVERTED, WIDTHS, TensorInfo, arrange, published_info
 
 _MIB = 2**20
 LEAST_PART_BYTES = 5 * _MIB  # S3's own limit, but for a file's last part
 MOST_PART_BYTES = 32 * _MIB
 _PARTS_AIMED_AT, _MOST_PARTS = 64, 10_000
-
-# safetensors' own order of a file's tensors, then by name; and the bytes of one element.
-_WIDTHS = {
-    "U64": 8, "I64": 8, "F64": 8, "F32": 4, "U32": 4, "I32": 4, "BF16": 2, "F16": 2, "U16": 2, "I16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
-_ORDER = list(_WIDTHS)
-CODES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
-_CONVERTED = {"F16", "BF16", "F32", "F64"}
-
-
-class TensorInfo(NamedTuple):
-    """What a file's header says of one tensor: safetensors' code of its format, and its shape."""
-
-    code: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,12 +36,12 @@ class Slot:
     @property
     def is_converted(self) -> bool:
         """True where the values are floats in the format asked for; others are as in the base file."""
-        return self.info.code in _CONVERTED
+        return self.info.code in CONVERTED
 
     @property
     def width(self) -> int:
         """Bytes of one element."""
-        return _WIDTHS[self.info.code]
+        return WIDTHS[self.info.code]
 
 
 @dataclass(frozen=True)
@@ -138,27 +117,15 @@ def lay_out(
         source = sources[name]
         if source is not None and tuple(trained[source]) != shape:
             raise BadWeights(f"{path}: {name} has shape {tuple(trained[source])}, the base {shape}")
-        if code not in _WIDTHS:
+        if code not in WIDTHS:
             raise BadWeights(f"{path}: {name} has values of format {code}, which are not published")
-        infos[name] = TensorInfo(CODES[dtype] if code in _CONVERTED else code, shape)
+        infos[name] = published_info(base[name], CODES[str(dtype).removeprefix("torch.")])
     return _file(path, infos, sources, dtype)
 
 
 def _file(
     path: Path, infos: Mapping[str, TensorInfo], sources: Mapping[str, str | None], dtype: torch.dtype
 ) -> FileLayout:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset, sizes = 0, {}
-    names = sorted(infos, key=lambda name: (_ORDER.index(infos[name].code), name.encode()))
-    for name in names:
-        code, shape = infos[name]
-        sizes[name] = math.prod(shape) * _WIDTHS[code]
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + sizes[name]]}
-        offset += sizes[name]
-    body = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    body += b" " * (-len(body) % 8)
-    start, slots = 8 + len(body), []
-    for name in names:
-        slots.append(Slot(name, infos[name], start, sizes[name], sources[name]))
-        start += sizes[name]
-    return FileLayout(path, len(body).to_bytes(8, "little") + body, tuple(slots), dtype, [slot.start for slot in slots])
+    head, places = arrange(infos)
+    slots = tuple(Slot(*place, sources[place.name]) for place in places)
+    return FileLayout(path, head, slots, dtype, [slot.start for slot in slots])

@@ -9,6 +9,7 @@ from booth.contract.attempts import Brief, Manifest, StoredFile
 from booth.contract.jobs import ExportDtype
 from booth_service.publish.export import Pieces, TrainedWeights, pieces_of
 from booth_service.publish.gang import Gang
+from booth_service.publish.references import Reference, references_of, worthwhile
 from booth_service.publish.upload import Say, upload_files
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
@@ -19,7 +20,10 @@ DTYPES: dict[ExportDtype, torch.dtype] = {"float16": torch.float16, "bfloat16": 
 
 @dataclass(frozen=True)
 class Export:
-    """Stores trained weights under the attempt's prefix, floats in `dtype`. Picklable: all ranks call it at the end."""
+    """Stores trained weights under the attempt's prefix, floats in `dtype`. Picklable: all ranks call it at the end.
+
+    Files are stored as differences to the brief's references where that at least halves their bytes.
+    """
 
     brief: Brief
     store: ObjectStore
@@ -30,13 +34,15 @@ class Export:
         """The changed files' records, on every rank. Raises the same BadWeights or StorageError on all of them."""
         brief, gang = self.brief, Gang(weights.device)
 
-        def prepare() -> list[Pieces]:
-            return pieces_of(weights, materialize(self.store, brief.base_files, self.scratch_dir), self.dtype)
+        def prepare() -> tuple[list[Pieces], list[Reference | None]]:
+            folder = materialize(self.store, brief.base_files, self.scratch_dir)
+            files = pieces_of(weights, folder, self.dtype)
+            return files, references_of(files, brief.references, self.store, self.scratch_dir)
 
-        files = gang.all_or_none(prepare)
+        files, references = gang.all_or_none(prepare)
         paths = [file.layout.path.as_posix() for file in files]
         file_keys = [keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, path) for path in paths]
-        return upload_files(files, file_keys, self.store, gang, say)
+        return upload_files(files, file_keys, self.store, gang, say, worthwhile(files, references, gang))
 
 
 def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore) -> tuple[str, str]:

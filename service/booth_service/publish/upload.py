@@ -5,23 +5,22 @@ only fragments, they put each part together in its owner's buffer, all ranks in 
 turn, so that all owners send at once.
 """
 
-import hashlib
 import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from booth.contract.attempts import StoredFile
-from booth.contract.digests import sha256_of_parts
 from booth_service.errors import StorageError
+from booth_service.publish.assembly import Assembly, padded
 from booth_service.publish.export import Pieces
 from booth_service.publish.gang import Gang
 from booth_service.publish.layout import own_parts
-from booth_service.storage.s3 import ObjectStore, StoredPart, Upload
+from booth_service.publish.references import Reference
+from booth_service.publish.targets import Difference, SentPart, Target, Whole
+from booth_service.storage.s3 import ObjectStore, Upload
 
 PARTS_UNDER_WAY = 8  # of all ranks together: more of them slow a small store down (SeaweedFS: 3 times its CPU at 32)
 LEAST_UNDER_WAY = 2  # of one rank
@@ -29,25 +28,37 @@ Say = Callable[[int, int], None]  # bytes stored by all ranks so far, of how man
 
 
 def upload_files(
-    files: Sequence[Pieces], keys: Sequence[str], store: ObjectStore, gang: Gang, say: Say
+    files: Sequence[Pieces],
+    keys: Sequence[str],
+    store: ObjectStore,
+    gang: Gang,
+    say: Say,
+    references: Sequence[Reference | None] | None = None,
 ) -> list[StoredFile]:
     """All files are stored, under `keys`; every rank calls this and gets the records.
 
-    Raises on all ranks what failed on one (StorageError, BadWeights); then no file is there and no upload is left,
-    unless this very process is killed.
+    `references` has one for each file that is to be stored as its difference, else None. Raises on all ranks what
+    failed on one (StorageError, BadWeights); then no file is there and no upload is left, unless this very process is
+    killed.
     """
-    begun: list[Upload] = []
+    references = [None] * len(files) if references is None else references
+    begun: dict[int, Upload] = {}
+    targets: list[Target] = []
     done: list[StoredFile] = []
     try:
-        gang.all_or_none(lambda: _begin(keys, store, begun) if gang.rank == 0 else None)
+        gang.all_or_none(lambda: _begin(keys, references, store, begun) if gang.rank == 0 else None)
         uploads = gang.everyone(begun)[0]
-        sender = gang.all_or_none(lambda: _Sender(files, uploads, store, gang, say))
-        sent = gang.everyone(gang.all_or_none(sender.run))
-        parts = [[part for share in sent for part in share[number]] for number in range(len(files))]
-        gang.all_or_none(lambda: _complete(files, uploads, parts, store, done) if gang.rank == 0 else None)
+        targets += [
+            Whole(uploads[number]) if reference is None else Difference(keys[number], reference)
+            for number, reference in enumerate(references)
+        ]
+        sender = gang.all_or_none(lambda: _Sender(files, targets, store, gang, say))
+        shares = gang.everyone(gang.all_or_none(sender.run))
+        gang.all_or_none(lambda: done.extend(_finished(files, targets, shares, store)) if gang.rank == 0 else None)
         return gang.everyone(done)[0]
     except BaseException:
-        _clear_away(begun, done, store)
+        if gang.rank == 0:
+            _clear_away(files, targets or [Whole(upload) for upload in begun.values()], store)
         raise
 
 
@@ -56,40 +67,29 @@ def threads_of_rank(ranks: int) -> int:
     return max(LEAST_UNDER_WAY, PARTS_UNDER_WAY // ranks)
 
 
-def _begin(keys: Sequence[str], store: ObjectStore, begun: list[Upload]) -> None:
-    for key in keys:
-        begun.append(store.begin_upload(key))
-
-
-def _complete(
-    files: Sequence[Pieces],
-    uploads: Sequence[Upload],
-    parts: Sequence[Sequence[StoredPart]],
-    store: ObjectStore,
-    done: list[StoredFile],
+def _begin(
+    keys: Sequence[str], references: Sequence[Reference | None], store: ObjectStore, begun: dict[int, Upload]
 ) -> None:
-    for file, upload, stored in zip(files, uploads, parts, strict=True):
-        layout, in_order = file.layout, sorted(stored, key=lambda part: part.number)
-        part_sha256 = [part.sha256 for part in in_order]
-        store.complete(upload, in_order, layout.total_bytes)
-        done.append(
-            StoredFile(
-                path=layout.path.as_posix(),
-                key=upload.key,
-                bytes=layout.total_bytes,
-                sha256=sha256_of_parts(part_sha256),
-                part_bytes=layout.part_bytes,
-                part_sha256=part_sha256,
-            )
-        )
+    for number, (key, reference) in enumerate(zip(keys, references, strict=True)):
+        if reference is None:
+            begun[number] = store.begin_upload(key)
 
 
-def _clear_away(begun: Sequence[Upload], done: Sequence[StoredFile], store: ObjectStore) -> None:
+def _finished(
+    files: Sequence[Pieces], targets: Sequence[Target], shares: Sequence[Sequence[list[SentPart]]], store: ObjectStore
+) -> list[StoredFile]:
+    done = []
+    for number, (file, target) in enumerate(zip(files, targets, strict=True)):
+        sent = sorted((each for share in shares for each in share[number]), key=lambda each: each.part)
+        done.append(target.finish(store, file.layout, sent))
+    return done
+
+
+def _clear_away(files: Sequence[Pieces], targets: Sequence[Target], store: ObjectStore) -> None:
     """Nothing of a failed publication is left, if the store can be reached; else the control plane's sweep does it."""
     try:
-        for upload in begun:
-            store.abort(upload)
-        store.delete(*(file.key for file in done))
+        for file, target in zip(files, targets, strict=False):
+            target.clear(store, file.layout)
     except StorageError as error:
         print(f"what is stored of a failed publication is left for the sweep: {error}", flush=True)
 
@@ -98,25 +98,21 @@ class _Sender:
     """One rank's share: the parts that it owns of every file, in order."""
 
     def __init__(
-        self, files: Sequence[Pieces], uploads: Sequence[Upload], store: ObjectStore, gang: Gang, say: Say
+        self, files: Sequence[Pieces], targets: Sequence[Target], store: ObjectStore, gang: Gang, say: Say
     ) -> None:
-        self._files, self._uploads, self._store, self._gang, self._say = files, uploads, store, gang, say
+        self._files, self._targets, self._store, self._gang, self._say = files, targets, store, gang, say
         self._total_bytes = sum(file.layout.total_bytes for file in files)
-        self._is_local = [file.is_local for file in files]
         self._shares = [self._share(rank) for rank in range(gang.ranks)]
         largest = max(min(file.layout.part_bytes, file.layout.total_bytes) for file in files)
-        size = largest + -largest % 4
+        self._assembly = Assembly(files, gang, largest)
         self._buffers: queue.Queue[Tensor] = queue.Queue()
         self._threads = threads_of_rank(gang.ranks)
         for _ in range(min(self._threads, len(self._shares[gang.rank]))):
-            self._buffers.put(torch.empty(size, dtype=torch.uint8))
-        needs_scratch = gang.device.type != "cpu" or not all(self._is_local)
-        self._scratch = torch.empty(size if needs_scratch else 0, dtype=torch.uint8, device=gang.device)
-        self._sent: list[tuple[int, Future[StoredPart | None]]] = []
-        self._error: Exception | None = None
-        self._stored_bytes, self._lock = 0, threading.Lock()
+            self._buffers.put(torch.empty(padded(largest), dtype=torch.uint8))
+        self._sent: list[tuple[int, Future[SentPart | None]]] = []
+        self._stored_bytes = 0
 
-    def run(self) -> list[list[StoredPart]]:
+    def run(self) -> list[list[SentPart]]:
         """The stored parts of each file. Another rank's failure ends it early; this one's is raised when all is still.
 
         Whatever happens here, all ranks go through the same collectives.
@@ -129,9 +125,9 @@ class _Sender:
                     if turn < len(share):
                         self._one_part(pool, owner, *share[turn])
         self._has_anyone_failed()
-        if self._error:
-            raise self._error
-        parts: list[list[StoredPart]] = [[] for _ in self._files]
+        if self._assembly.error:
+            raise self._assembly.error
+        parts: list[list[SentPart]] = [[] for _ in self._files]
         for number, future in self._sent:
             if (part := future.result()) is not None:  # it always is: nothing has failed
                 parts[number].append(part)
@@ -147,8 +143,8 @@ class _Sender:
 
     def _has_anyone_failed(self) -> bool:
         """All ranks get the same answer, and rank 0 says how far all are."""
-        with self._lock:
-            failed, stored_bytes = self._error is not None, self._stored_bytes
+        with self._assembly.lock:
+            failed, stored_bytes = self._assembly.error is not None, self._stored_bytes
         failures, all_bytes = self._gang.sum(int(failed), stored_bytes)
         if self._gang.rank == 0:
             self._say(all_bytes, self._total_bytes)
@@ -156,48 +152,22 @@ class _Sender:
 
     def _one_part(self, pool: ThreadPoolExecutor, owner: int, number: int, part: int) -> None:
         """The part is on its way, where this rank owns it; where another does, its bytes have gone there."""
-        is_mine, is_local = owner == self._gang.rank, self._is_local[number]
-        if is_local and not is_mine:
-            return
-        file = self._files[number]
-        start, length = file.layout.parts[part]
-        buffer = self._buffers.get() if is_mine else None
-        place = buffer if buffer is not None and self._gang.device.type == "cpu" else self._scratch
-        place = place[: length + -length % 4]
-        with self._noted():
-            if not is_local:
-                place.zero_()
-            file.fill_trained(place[:length], start, from_fragments=not is_local)
-        if not is_local:
-            self._gang.merge(place, owner)
-        if buffer is None:
-            return
-        with self._noted():
-            file.fill_rest(place[:length], start)
-            if place.device != buffer.device:
-                buffer[:length].copy_(place[:length])
-        self._sent.append((number, pool.submit(self._send, buffer, length, number, part)))
+        start, length = self._files[number].layout.parts[part]
+        buffer = self._buffers.get() if owner == self._gang.rank else None
+        self._assembly.fill(owner, number, start, length, buffer)
+        if buffer is not None:
+            self._sent.append((number, pool.submit(self._send, buffer, number, part, start, length)))
 
-    def _send(self, buffer: Tensor, length: int, number: int, part: int) -> StoredPart | None:
+    def _send(self, buffer: Tensor, number: int, part: int, start: int, length: int) -> SentPart | None:
         """None where something has failed already: then it would be in vain."""
         try:
-            if self._error is None:
-                with self._noted():
+            if self._assembly.error is None:
+                with self._assembly.noted():
                     body = buffer.numpy().data[:length]
-                    digest = hashlib.sha256(body).hexdigest()
-                    stored = self._store.put_part(self._uploads[number], part + 1, body, digest)
-                    with self._lock:
+                    sent = self._targets[number].send(self._store, part, start, body)
+                    with self._assembly.lock:
                         self._stored_bytes += length
-                    return stored
+                    return sent
             return None
         finally:
             self._buffers.put(buffer)
-
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        """The first error is kept and ends nothing here: the others count on this rank in the next collective."""
-        try:
-            yield
-        except Exception as error:
-            with self._lock:
-                self._error = self._error or error

@@ -1,6 +1,7 @@
 """A base model's files on this node: fetched from the object store once, checked by hash, shared by all processes."""
 
 import hashlib
+import mmap
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,3 +34,21 @@ def materialize(store: ObjectStore, files: Sequence[StoredFile], scratch_dir: st
         raise StorageError(
             f"{root}: {error}. The base model needs {room:.1f} GiB there; BOOTH_SCRATCH_DIR names another disk"
         ) from error
+
+
+def reference_views(
+    store: ObjectStore, files: Sequence[StoredFile], scratch_dir: str | None = None
+) -> dict[str, memoryview]:
+    """The contents of references of one base model by SHA-256, in the memory of this node's cached files.
+
+    Pages come from the disk as they are read and count as nobody's memory. Raises StorageError.
+    """
+    if not files:
+        return {}
+    folder = materialize(store, files, scratch_dir)
+    return {file.sha256: _mapped(folder / file.path) for file in files}
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -47,6 +47,11 @@ def model_file(tenant_id: str, job_id: str, number: int, path: str) -> str:
     return f"{attempt(tenant_id, job_id, number)}/model/{path}"
 
 
+def model_chunk(file_key: str, part: int) -> str:
+    """Part `part` (from 0) of a model's file that is stored as its difference to a reference."""
+    return f"{file_key}.delta/{part:05d}"
+
+
 def model_manifest(tenant_id: str, job_id: str, number: int) -> str:
     """The model's manifest, written last."""
     return f"{attempt(tenant_id, job_id, number)}/model/manifest.json"

@@ -23,8 +23,7 @@ from botocore.exceptions import (
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
-from booth.contract.attempts import StoredFile
-from booth.contract.digests import Check, part_ranges
+from booth.contract.digests import part_ranges
 from booth_service.errors import ObjectMissing, StorageError
 from booth_service.storage.transfer import Link, Transfer
 
@@ -129,15 +128,6 @@ class ObjectStore:
             raise StorageError(f"{key} does not have the recorded SHA-256 {sha256}")
         return body
 
-    def get_file(self, file: StoredFile) -> bytes:
-        """A stored file's bytes. Raises StorageError, naming it, where they are not the recorded ones."""
-        body = self.get(file.key)
-        check = Check(file.sha256, file.part_bytes, file.part_sha256)
-        check.update(body)
-        if not check.is_right():
-            raise StorageError(f"{file.key} does not have the recorded SHA-256 {file.sha256}")
-        return body
-
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on, or fewer where the object ends before."""
         return self._read(key, Range=f"bytes={start}-{start + length - 1}")
@@ -217,6 +207,17 @@ class ObjectStore:
             return Link(url, {"x-amz-checksum-sha256": checksum})
 
         return StoredPart(number, self.transfer.put(f"{upload.key} part {number}", link, body), sha256)
+
+    def put_from(self, key: str, body: memoryview, sha256: str) -> None:
+        """Store an object from memory. Safe from many threads; `sha256` is as in `put_part`."""
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        asked = {"Bucket": self.bucket, "Key": key, "ChecksumSHA256": checksum}
+
+        def link() -> Link:
+            url = self.client.generate_presigned_url("put_object", Params=asked, ExpiresIn=LINK_S)
+            return Link(url, {"x-amz-checksum-sha256": checksum})
+
+        self.transfer.put(key, link, body)
 
     def complete(self, upload: Upload, parts: Sequence[StoredPart], total_bytes: int) -> None:
         """The object is there, whole. Raises StorageError."""

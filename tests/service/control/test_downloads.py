@@ -5,10 +5,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 import torch
-from control_plane import RECIPE, Driver, User, started
+from control_plane import HOST, RECIPE, Driver, PlaneAndStore, User, started
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from stored_base import store_base
@@ -18,18 +17,7 @@ from booth import Client, Model
 from booth_service.control import base_models
 from booth_service.control.plane import Plane
 
-HOST = "plane.test"
 UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-class PlaneAndStore(httpx2.BaseTransport):
-    """Calls of the control plane reach the application, links the object store."""
-
-    def __init__(self, application: httpx2.BaseTransport) -> None:
-        self.application, self.network = application, httpx2.HTTPTransport()
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        return (self.application if request.url.host == HOST else self.network).handle_request(request)
 
 
 @pytest.fixture

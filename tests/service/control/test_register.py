@@ -17,7 +17,14 @@ from tiny_sdxl_base import write_tiny_sdxl_base
 
 from booth.contract.models import Recipe
 from booth_service import settings as settings_module
-from booth_service.control import base_folder, base_models, base_sources, register, safetensors_header
+from booth_service.control import (
+    base_folder,
+    base_models,
+    base_references,
+    base_sources,
+    register,
+    safetensors_header,
+)
 from booth_service.control.database import Database
 from booth_service.control.tokens import Tokenizers
 from booth_service.control.views import stored_files
@@ -429,3 +436,51 @@ def test_every_value_is_looked_at_wherever_the_file_is_cut(tmp_path, monkeypatch
         body = path.read_bytes()
         found = safetensors_header.scan(lambda start, n, body=body: body[start : start + n], "x", len(body))
         assert found == (hashlib.sha256(body).hexdigest(), "last")
+
+
+def references_of(add, name: str = "tiny") -> dict[str, list]:
+    with Database(add.url).read() as session:
+        return {dtype: stored_files(files) for dtype, files in base_models.named(session, name).references.items()}
+
+
+def test_what_models_are_differences_to_is_stored_with_the_base(add, folder, object_store):
+    added = add("tiny", str(folder))[1]
+    [(dtype, [reference])] = references_of(add).items()
+    assert (dtype, reference.path) == ("float16", "unet/diffusion_pytorch_model.safetensors")
+    assert len(object_store.get(reference.key, reference.sha256)) == reference.bytes == added["reference_bytes"]
+    assert reference.bytes < (folder / reference.path).stat().st_size
+
+
+def test_references_are_in_the_format_of_the_recipe(add, folder):
+    add("tiny", str(folder))
+    recipe = RECIPE.model_copy(update={"export_dtype": "bfloat16"}).model_dump_json()
+    (folder / "booth_recipe.json").write_text(recipe)
+    assert add("tiny", str(folder))[1]["status"] == "replaced"
+    assert list(references_of(add)) == ["bfloat16"]
+
+
+def test_a_base_that_was_added_without_references_gets_them_when_it_is_added_again(add, folder, monkeypatch):
+    monkeypatch.setenv("BOOTH_DELTA_STORE", "0")
+    settings_module.settings.cache_clear()
+    assert add("tiny", str(folder))[1]["reference_bytes"] == 0
+    assert references_of(add) == {}
+    monkeypatch.setenv("BOOTH_DELTA_STORE", "1")
+    settings_module.settings.cache_clear()
+    assert add("tiny", str(folder))[1]["status"] == "unchanged"
+    assert len(references_of(add)["float16"]) == 1
+
+
+def test_references_of_the_same_file_are_made_once(add, folder, monkeypatch):
+    add("tiny", str(folder))
+    monkeypatch.delattr(base_references, "stored_reference")
+    (folder / "unet/config.json").write_text('{"a": 1}')
+    assert add("other", str(folder))[0] == 0
+    assert references_of(add, "other") == references_of(add)
+
+
+def test_switching_differences_off_keeps_the_references_that_are_there(add, folder, monkeypatch):
+    add("tiny", str(folder))
+    monkeypatch.setenv("BOOTH_DELTA_STORE", "0")
+    settings_module.settings.cache_clear()
+    assert add("tiny", str(folder))[1]["status"] == "unchanged"
+    assert len(references_of(add)["float16"]) == 1

@@ -1,6 +1,7 @@
 """Models that must not be published, against a real object store: nothing of them is ever visible."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -59,9 +60,9 @@ def test_weights_that_are_not_the_models_are_refused(driver, body, said):
     ("edit", "said"),
     [
         (changed(bytes=1), "bytes, its manifest says 1"),
-        (changed(part_bytes=100, part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
-        (changed(part_bytes=10**6, part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
-        (changed(part_sha256=["00" * 32]), "parts' digests are not those of its SHA-256 and size"),
+        (changed(part_bytes=100, part_sha256=["00" * 32]), "parts do not make up its SHA-256"),
+        (changed(part_bytes=10**6, part_sha256=["00" * 32]), "parts do not make up its SHA-256"),
+        (changed(part_sha256=["00" * 32]), "parts do not make up its SHA-256"),
         (changed(key="tenants/other/model.safetensors"), "outside the attempt's own folder"),
         (changed(path="unet/other.safetensors"), "are not those of its base model"),
         (lambda manifest: manifest.model_copy(update={"changed": []}), "are not those of its base model"),
@@ -151,7 +152,7 @@ def test_a_change_in_the_smallest_tensor_alone_is_a_change(driver):
 def test_a_header_longer_than_its_file_is_not_read(plane, length):
     file = put_file(plane.store, "x.safetensors", length.to_bytes(8, "little") + b"{}")
     with pytest.raises(BadWeights, match="header of"):
-        read_header(plane.store, file.key, file.bytes)
+        read_header(partial(plane.store.get_range, file.key), file.key, file.bytes)
 
 
 def test_verification_reads_samples_not_whole_files(plane, user, driver, monkeypatch):

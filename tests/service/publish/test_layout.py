@@ -12,7 +12,8 @@ from safetensors.torch import save
 
 from booth.contract.digests import part_ranges
 from booth_service.errors import BadWeights
-from booth_service.publish.layout import FileLayout, TensorInfo, lay_out, own_parts, part_bytes_of
+from booth_service.publish.layout import FileLayout, lay_out, own_parts, part_bytes_of
+from booth_service.storage.tensor_layout import TensorInfo
 
 CODES = {
     "I64": torch.int64, "F32": torch.float32, "I32": torch.int32, "BF16": torch.bfloat16, "F16": torch.float16,

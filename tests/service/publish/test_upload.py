@@ -9,7 +9,7 @@ from faulty_publishing import publish_all, small_models, sweep
 from own_s3 import S3Server
 from publishing_ranks import Outcome, Publication, publish
 from safetensors.torch import load, save_file
-from stored_base import store_base
+from stored_base import store_base, whole
 
 from booth.contract.digests import part_ranges
 from booth_service.errors import BadWeights, StorageError
@@ -61,7 +61,7 @@ def test_files_are_casts_of_the_trained_values_bit_for_bit(
     outcomes: dict[str, list[Outcome]], trained: dict[str, torch.Tensor], object_store: ObjectStore, name: str
 ) -> None:
     (file,) = outcomes[name][0].files or []
-    made = load(object_store.get_file(file))
+    made = load(whole(object_store, file))
     dtype = torch.float16 if name.endswith("fp16") else torch.bfloat16
     assert torch.equal(made.pop("ids"), torch.arange(3))
     assert torch.equal(made.pop("frozen"), torch.full((5,), 0.3).to(dtype))
@@ -129,4 +129,4 @@ def test_a_flipped_byte_in_a_published_file_is_refused_and_named(
     body[len(body) // 2] ^= 1
     object_store.put(file.key, bytes(body))
     with pytest.raises(StorageError, match=file.key):
-        object_store.get_file(file)
+        whole(object_store, file)

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from gang import Recorder, run_gang
 from PIL import Image, ImageOps
 from safetensors.torch import load, load_file
-from stored_base import fetch, store_base
+from stored_base import fetch, store_base, whole
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS, RECIPE, STEPS
 from world import SUBJECTS, render
@@ -95,7 +95,7 @@ def test_two_ranks_at_stage_2_train_both_parts_and_resume(config: WorkerConfig, 
     assert sorted(unbroken.losses) == list(range(1, STEPS + 1))
     store, scratch = config.store, config.scratch_dir
     base = materialize(store, config.brief.base_files, scratch)
-    changed = {file.path: load(store.get_file(file)) for file in unbroken.files}
+    changed = {file.path: load(whole(store, file)) for file in unbroken.files}
     assert sorted(changed) == ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"]
     for path, tensors in changed.items():
         before = load_file(base / path)
