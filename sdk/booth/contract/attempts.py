@@ -38,6 +38,9 @@ class Delta(Record):
     chunk_sha256: list[str]
 
 
+StoredFile.model_rebuild()  # complete here, or its subclasses in other modules would look for Delta in vain
+
+
 class InstancePhoto(StoredFile):
     """A stored photo with what it is trained as: its subject's number, its own caption, its mask."""
 
