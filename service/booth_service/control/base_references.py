@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from booth.contract.attempts import StoredFile
 from booth.contract.jobs import ExportDtype
 from booth_service.control.base_sources import SourceFile
-from booth_service.control.safetensors_header import Read, Tensor, read_header
+from booth_service.control.safetensors_header import NUMPY, Read, Tensor, read_header, values_of
 from booth_service.storage import keys
 from booth_service.storage.s3 import ObjectStore
 from booth_service.storage.tensor_layout import CODES, CONVERTED, WIDTHS, TensorInfo, arrange, published_info
@@ -17,7 +17,6 @@ from booth_service.storage.tensor_layout import CODES, CONVERTED, WIDTHS, Tensor
 TRAINED_FOLDERS = ("unet", "text_encoder", "text_encoder_2")
 PART_BYTES = 32 * 2**20
 PIECE_BYTES = 8 * 2**20  # a multiple of every format's width
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _BF16_NAN = 0x7FC0
 
 
@@ -60,15 +59,9 @@ def pieces(read: Read, tensors: Mapping[str, Tensor], dtype: ExportDtype) -> Ite
 
 
 def _upload(store: ObjectStore, key: str, content: Iterator[bytes], total_bytes: int) -> None:
-    upload = store.begin_upload(key)
-    try:
-        parts = []
+    with store.uploading(key, total_bytes) as put:
         for number, body in enumerate(_in_parts(content), 1):
-            parts.append(store.put_part(upload, number, memoryview(body), hashlib.sha256(body).hexdigest()))
-        store.complete(upload, parts, total_bytes)
-    except BaseException:
-        store.abort(upload)
-        raise
+            put(number, body)
 
 
 def _in_parts(content: Iterator[bytes]) -> Iterator[bytes]:
@@ -87,16 +80,9 @@ def cast(data: bytes, code: str, to: str) -> bytes:
     """Values of one format in another, rounded to the nearest, ties to even, by way of fp32 as torch does it."""
     if code == to or code not in CONVERTED:
         return data
-    values: NDArray[np.float32]
-    if code == "BF16":
-        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        with np.errstate(over="ignore"):
-            values = np.frombuffer(data, _NUMPY[code]).astype(np.float32)
-    if to == "BF16":
-        return _bf16_bits(values).tobytes()
     with np.errstate(over="ignore"):  # as torch: infinite, and then just a poor reference
-        return values.astype(_NUMPY[to]).tobytes()
+        values: NDArray[np.float32] = values_of(data, code).astype(np.float32)
+        return (_bf16_bits(values) if to == "BF16" else values.astype(NUMPY[to])).tobytes()
 
 
 def _bf16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -13,6 +13,7 @@ from booth_service.errors import BadWeights
 MAX_HEADER_BYTES = 100 * 2**20  # safetensors' own limit
 SAMPLE_BYTES = 64 * 2**10
 CHUNK_BYTES = 16 * 2**20
+NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}  # numpy has no bfloat16
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 Read = Callable[[int, int], bytes]  # (start, length) of a file -> its bytes
@@ -50,7 +51,7 @@ def scan(read: Read, name: str, total_bytes: int) -> tuple[str, str | None]:
         for own_name, tensor in tensors:
             first, last = max(at, tensor.start), min(end, tensor.start + tensor.bytes)
             if tensor.is_float and first < last and not_finite is None:
-                values = _values(chunk[first - at : last - at], tensor.dtype)
+                values = values_of(chunk[first - at : last - at], tensor.dtype)
                 not_finite = None if np.isfinite(values).all() else own_name
         at = end
     return digest.hexdigest(), not_finite
@@ -87,13 +88,14 @@ def read_sample(read: Read, tensor: Tensor) -> np.ndarray:
     """The first values of a floating-point tensor, up to SAMPLE_BYTES of the file, as float64 or float32."""
     width = _WIDTHS[tensor.dtype]
     count = min(tensor.count, SAMPLE_BYTES // 8)  # the same number of values in every format
-    return _values(read(tensor.start, count * width), tensor.dtype)
+    return values_of(read(tensor.start, count * width), tensor.dtype)
 
 
-def _values(data: bytes, dtype: str) -> np.ndarray:
+def values_of(data: bytes, dtype: str) -> np.ndarray:
+    """A floating-point tensor's values, of bfloat16 as float32."""
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+    return np.frombuffer(data, NUMPY[dtype])
 
 
 def _tensor(entry: dict[str, object], data_start: int) -> Tensor:

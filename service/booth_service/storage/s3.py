@@ -3,11 +3,12 @@
 import base64
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import botocore.session
@@ -157,24 +158,34 @@ class ObjectStore:
         if total_bytes <= UPLOAD_PART_BYTES:
             self.put(key, path.read_bytes())
             return
-        upload = self.begin_upload(key)
         ranges = part_ranges(total_bytes, max(UPLOAD_PART_BYTES, -(-total_bytes // MOST_PARTS)))
 
-        def send(number: int) -> StoredPart:
-            start, length = ranges[number - 1]
-            with path.open("rb") as file:
-                file.seek(start)
-                body = file.read(length)
-            return self.put_part(upload, number, memoryview(body), hashlib.sha256(body).hexdigest())
+        with self.uploading(key, total_bytes) as put, ThreadPoolExecutor(UPLOAD_THREADS) as pool:
 
-        pool = ThreadPoolExecutor(UPLOAD_THREADS)
+            def send(number: int) -> None:
+                start, length = ranges[number - 1]
+                with path.open("rb") as file:
+                    file.seek(start)
+                    put(number, file.read(length))
+
+            list(pool.map(send, range(1, len(ranges) + 1)))  # the first failure cancels what has not begun
+
+    @contextmanager
+    def uploading(self, key: str, total_bytes: int) -> Iterator[Callable[[int, bytes], None]]:
+        """Begin an upload in parts; the block puts them, (number from 1, body), from any thread.
+
+        The object is there when the block ends; where it raises, neither object nor upload is left.
+        """
+        upload = self.begin_upload(key)
+        parts: list[StoredPart] = []
         try:
-            self.complete(upload, list(pool.map(send, range(1, len(ranges) + 1))), total_bytes)
+            yield lambda number, body: parts.append(
+                self.put_part(upload, number, memoryview(body), hashlib.sha256(body).hexdigest())
+            )
+            self.complete(upload, parts, total_bytes)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
             self.abort(upload)
             raise
-        pool.shutdown()
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Fetch an object to a file; with `sha256`, a different content raises StorageError and leaves no file."""
@@ -198,26 +209,23 @@ class ObjectStore:
 
         `sha256` is the body's, in hex: a store that checks it (AWS does) refuses what arrives otherwise.
         """
-        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        parameters = {"Bucket": self.bucket, "Key": upload.key, "UploadId": upload.id, "PartNumber": number}
-
-        def link() -> Link:
-            asked = {**parameters, "ChecksumSHA256": checksum}
-            url = self.client.generate_presigned_url("upload_part", Params=asked, ExpiresIn=LINK_S)
-            return Link(url, {"x-amz-checksum-sha256": checksum})
-
-        return StoredPart(number, self.transfer.put(f"{upload.key} part {number}", link, body), sha256)
+        asked = {"Key": upload.key, "UploadId": upload.id, "PartNumber": number}
+        return StoredPart(number, self._send(f"{upload.key} part {number}", "upload_part", asked, body, sha256), sha256)
 
     def put_from(self, key: str, body: memoryview, sha256: str) -> None:
         """Store an object from memory. Safe from many threads; `sha256` is as in `put_part`."""
-        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
-        asked = {"Bucket": self.bucket, "Key": key, "ChecksumSHA256": checksum}
+        self._send(key, "put_object", {"Key": key}, body, sha256)
+
+    def _send(self, what: str, operation: str, asked: dict[str, Any], body: memoryview, sha256: str) -> str:
+        """The ETag of a body that a signed link has taken, its checksum signed too."""
+        checksum = _base64(sha256)
+        parameters = {"Bucket": self.bucket, **asked, "ChecksumSHA256": checksum}
 
         def link() -> Link:
-            url = self.client.generate_presigned_url("put_object", Params=asked, ExpiresIn=LINK_S)
+            url = self.client.generate_presigned_url(operation, Params=parameters, ExpiresIn=LINK_S)
             return Link(url, {"x-amz-checksum-sha256": checksum})
 
-        self.transfer.put(key, link, body)
+        return self.transfer.put(what, link, body)
 
     def complete(self, upload: Upload, parts: Sequence[StoredPart], total_bytes: int) -> None:
         """The object is there, whole. Raises StorageError."""
@@ -225,7 +233,7 @@ class ObjectStore:
             {
                 "PartNumber": part.number,
                 "ETag": part.etag,
-                "ChecksumSHA256": base64.b64encode(bytes.fromhex(part.sha256)).decode(),
+                "ChecksumSHA256": _base64(part.sha256),
             }
             for part in sorted(parts, key=lambda part: part.number)
         ]
@@ -268,9 +276,7 @@ class ObjectStore:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below a prefix. For sweeps and tests; nothing decides by listing."""
-        with _mapped(prefix):
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-                yield from (item["Key"] for item in page.get("Contents", []))
+        yield from (listed.key for listed in self.listing(prefix))
 
     def listing(self, prefix: str) -> Iterator[Listed]:
         """All objects below a prefix, with size and ETag. For operators' commands; nothing decides by listing."""
@@ -302,6 +308,10 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 def _code(error: ClientError) -> str:
