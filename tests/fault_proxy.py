@@ -112,7 +112,8 @@ def fault_proxy(server_url: str, slow_down: float = 0.2, reset: float = 0.1, see
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:  # gathering nothing looks for a running loop, which this thread has none of
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
 
     thread = threading.Thread(target=run, args=(proxy.serve(started, stop),), name="fault proxy", daemon=True)
     thread.start()
