@@ -14,6 +14,9 @@ ServiceError
   WorkerDied            a training process ended without saying why
   CheckpointMismatch    a checkpoint is of another job, or damaged
   MissingExtra          an option needs a package that is not installed
+  CannotDraw            what is asked of a model cannot be drawn with it
+  EngineBusy            more pictures wait than the engine takes
+  DrawTimeout           a picture was not drawn within its time
 """
 
 from booth.contract.states import FailureReason
@@ -82,3 +85,15 @@ class CheckpointMismatch(ServiceError):
 
 class MissingExtra(ServiceError):
     reason = FailureReason.DOES_NOT_FIT
+
+
+class CannotDraw(ServiceError):
+    pass
+
+
+class EngineBusy(ServiceError):
+    pass
+
+
+class DrawTimeout(ServiceError):
+    pass

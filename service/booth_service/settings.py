@@ -52,6 +52,29 @@ class Settings(BaseSettings):
     download_link_s: int = 900
     model_cache_bytes: int = 4 * 2**30
     """Host memory for models in a serving replica."""
+    device_cache_bytes: int = 0
+    """Memory of its GPU that a replica gives to models beside the one it draws with."""
+    serving_yields: str = ""
+    """The Ray resource that replicas and jobs share, "GPU" on a one-GPU host: each replica takes one, and all leave
+    before a job is admitted. Empty means that they share nothing."""
+    serving_replicas: int = Field(default=1, ge=1)
+    """The most replicas of the Serve application; it scales between one (none while it yields) and this."""
+    serving_batch_size: int = Field(default=4, ge=1, le=64)
+    """The most rows that are sampled together, of pictures of `serving_batch_pixels` / this or fewer pixels each."""
+    serving_batch_pixels: int = Field(default=4 * 1024 * 1024, ge=64 * 64)
+    """The most pixels of one batch; a picture of more is drawn alone."""
+    serving_fixed_batch: bool = False
+    """Every batch is padded to its largest size, so that a picture's bits never depend on how many share its batch."""
+    serving_age_limit_s: float = Field(default=10.0, gt=0)
+    """A picture that has waited so long is drawn next, whatever it costs in switches of models."""
+    serving_queue_pictures: int = Field(default=256, ge=1)
+    """The most pictures that wait in a replica; more are answered 429."""
+    serving_timeout_s: float = Field(default=600.0, gt=0)
+    """A call for pictures fails after that, wherever it is."""
+    bad_model_memory_s: float = 30.0
+    """How long a replica remembers that a model cannot be loaded."""
+    picture_life_s: float = 24 * 3600.0
+    """Generated pictures that are stored for links are deleted after that."""
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30

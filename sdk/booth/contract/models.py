@@ -3,14 +3,16 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Base64Bytes, Field, StringConstraints
 
 from booth.contract import limits
 from booth.contract.base import Record, Request
+from booth.contract.drawing import Fraction, Prompt, PromptEdit, SchedulerName
 from booth.contract.jobs import Crop, ExportDtype, LrSchedule, OptimizerName, Precision
+from booth.contract.problems import Problem
 
 ClassScheduler = Literal["base", "ddim", "dpmsolver++"]
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
+SidePx = Annotated[int, Field(ge=8, le=limits.MAX_RESOLUTION_PX)]
 
 
 class ModelRecord(Record):
@@ -75,7 +77,10 @@ class ModelFiles(Record):
 class GenerateRequest(Request):
     """Pictures asked of a model: `num_images` for each prompt. None means: as the base model's recipe says.
 
-    Picture k of prompt p is drawn from seed + k, so a single picture can be made again alone.
+    Picture k of prompt p is drawn from seed + k, so a single picture can be made again alone. With `image`, a PNG, JPEG
+    or WebP file in base64, drawing starts from that picture and goes `strength` of the way (img2img). With `edit` the
+    prompts say what a source prompt's picture is changed to. `response_format` "link" stores the pictures and answers
+    links that work for a few minutes.
     """
 
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=limits.MAX_PROMPTS_PER_CALL)]
@@ -84,14 +89,29 @@ class GenerateRequest(Request):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+    width: SidePx | None = None
+    height: SidePx | None = None
+    scheduler: SchedulerName = "base"
+    image: Base64Bytes | None = None
+    strength: Fraction | None = None
+    edit: PromptEdit | None = None
+    preview_interval_steps: Annotated[int, Field(ge=0, le=500)] = 0
+    response_format: Literal["inline", "link"] = "inline"
 
 
 class Picture(Record):
-    """One generated picture, PNG in base64, with what it takes to make it again."""
+    """One generated picture, PNG in base64 or behind a link, with what it takes to make it again.
 
-    png_base64: str
+    An edited one has the picture of its source prompt beside it.
+    """
+
+    png_base64: str = ""
+    url: str = ""
     prompt: str
     seed: int
+    source_png_base64: str | None = None
+    source_url: str | None = None
+    batch_size: int = 0
 
 
 class GenerateAnswer(Record):
@@ -100,6 +120,25 @@ class GenerateAnswer(Record):
     pictures: list[Picture]
     guidance_scale: float
     num_inference_steps: int
+    width: int = 0
+    height: int = 0
+    scheduler: SchedulerName = "base"
+
+
+class GenerateEvent(Record):
+    """One server-sent event of a generate call with `Accept: text/event-stream`, as in contract.serving.DrawEvent.
+
+    "picture" carries the finished picture, "done" the whole answer without its pictures, "refused" a problem.
+    """
+
+    kind: Literal["step", "picture", "done", "refused"]
+    step: int = 0
+    total_steps: int = 0
+    places: list[int] = []
+    previews: list[str] = []
+    picture: Picture | None = None
+    answer: GenerateAnswer | None = None
+    problem: Problem | None = None
 
 
 class BaseModelRecord(Record):

@@ -67,6 +67,14 @@ def _words(kind: type[StrEnum]) -> Enum:
     return Enum(kind, native_enum=False, length=20, values_callable=lambda members: [each.value for each in members])
 
 
+class ServingState(StrEnum):
+    """serving: replicas may hold devices. draining: they were told to leave. paused: they have left, a job runs."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    PAUSED = "paused"
+
+
 class Table(DeclarativeBase):
     """The metadata that the migrations must agree with."""
 
@@ -243,6 +251,17 @@ class ClassSetLease(Table):
     job_id: Mapped[str]
     attempt: Mapped[int]
     claimed_at: Mapped[datetime]
+
+
+class Serving(Table):
+    """The one row (id "stack") of whether inference holds devices, since when, and which job it made room for."""
+
+    __tablename__ = "serving"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[ServingState] = mapped_column(_words(ServingState))
+    job_id: Mapped[str | None]
+    since: Mapped[datetime]
 
 
 class Model(Table):

@@ -29,7 +29,8 @@ from booth_service.control.views import stored_files
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT = httpx2.Timeout(600, connect=5)
+TIMEOUT_S = 600.0
+TIMEOUT = httpx2.Timeout(TIMEOUT_S, connect=5)
 FORGET_PAUSES_S = (0.0, 1.0, 10.0)  # before each try
 
 
@@ -79,10 +80,10 @@ async def draw(plane: Plane, request: DrawRequest) -> GenerateAnswer:
         logger.warning("inference answered %d: %s", response.status_code, response.text[:500])
         raise _refusal(response)
     try:
-        pngs = DrawAnswer.model_validate_json(response.content).pngs_base64
+        drawn = DrawAnswer.model_validate_json(response.content).pictures
         pictures = [
-            Picture(png_base64=png, prompt=each.prompt, seed=each.seed)
-            for png, each in zip(pngs, request.draws, strict=True)
+            Picture(png_base64=one.png_base64, prompt=each.prompt, seed=each.seed, batch_size=one.batch_size)
+            for one, each in zip(drawn, request.draws, strict=True)
         ]
     except (ValidationError, ValueError) as error:
         raise unavailable("Inference gave an answer that cannot be read.") from error
@@ -90,6 +91,9 @@ async def draw(plane: Plane, request: DrawRequest) -> GenerateAnswer:
         pictures=pictures,
         guidance_scale=request.guidance_scale,
         num_inference_steps=request.num_inference_steps,
+        width=request.width,
+        height=request.height,
+        scheduler=request.scheduler,
     )
 
 
@@ -130,7 +134,10 @@ def _draw_request(ref: ModelRef, asked: GenerateRequest, recipe: Recipe, resolut
         draws=draws,
         guidance_scale=recipe.guidance_scale if scale is None else scale,
         num_inference_steps=recipe.num_inference_steps if steps is None else steps,
-        resolution=resolution,
+        width=resolution if asked.width is None else asked.width,
+        height=resolution if asked.height is None else asked.height,
+        scheduler=asked.scheduler,
+        timeout_s=TIMEOUT_S,
     )
 
 

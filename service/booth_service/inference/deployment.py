@@ -9,14 +9,13 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawAnswer, DrawRequest, ForgetRequest
+from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawRequest, ForgetRequest
 from booth_service.errors import ServiceError
 from booth_service.inference.engine import Engine
 from booth_service.settings import settings
 from booth_service.storage.s3 import ObjectStore
 
 BATCH_SIZE = 4
-BATCH_WAIT_S = 0.02
 MAX_ONGOING_REQUESTS = 16
 MAX_QUEUED_REQUESTS = 64
 
@@ -24,7 +23,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class Painter:
-    """Draws pictures with any model of the stack; requests that arrive together share batches where they can."""
+    """Draws pictures with any model of the stack."""
 
     def __init__(self) -> None:
         config = settings()
@@ -49,43 +48,12 @@ class Painter:
             await asyncio.to_thread(self.engine.forget, forgotten.manifest_sha256)
             return Response(status_code=204)
         wanted = DrawRequest.model_validate_json(await request.body())
-        answer = await self.draw_together(wanted)
-        if isinstance(answer, ServiceError):
-            logger.error("model %s cannot be drawn with: %s", wanted.model.model_id, answer)
-            return JSONResponse({"detail": str(answer), "reason": answer.reason}, status_code=503)
+        try:
+            answer = await asyncio.wrap_future(self.engine.submit(wanted).future)
+        except ServiceError as error:
+            logger.error("model %s cannot be drawn with: %s", wanted.model.model_id, error)
+            return JSONResponse({"detail": str(error), "reason": error.reason}, status_code=503)
         return Response(answer.model_dump_json(), media_type="application/json")
-
-    @serve.batch(  # type: ignore[untyped-decorator]
-        max_batch_size=MAX_ONGOING_REQUESTS, batch_wait_timeout_s=BATCH_WAIT_S
-    )
-    async def draw_together(self, requests: list[DrawRequest]) -> list[DrawAnswer | ServiceError]:
-        """One answer for each request. Those for one model and setting are drawn as one; a bad model fails alone."""
-        answers: dict[int, DrawAnswer | ServiceError] = {}
-        for places in same_setting(requests):
-            together = merged([requests[place] for place in places])
-            try:
-                pictures = iter(await asyncio.to_thread(self.engine.draw, together))
-            except ServiceError as error:
-                answers.update(dict.fromkeys(places, error))
-                continue
-            for place in places:
-                own = [next(pictures) for _ in requests[place].draws]
-                answers[place] = DrawAnswer(pngs_base64=own)
-        return [answers[place] for place in range(len(requests))]
-
-
-def same_setting(requests: list[DrawRequest]) -> list[list[int]]:
-    """Places of the requests that can be drawn as one, in order of arrival."""
-    groups: dict[tuple[str, float, int, int], list[int]] = {}
-    for place, request in enumerate(requests):
-        setting = (request.model.model_id, request.guidance_scale, request.num_inference_steps, request.resolution)
-        groups.setdefault(setting, []).append(place)
-    return list(groups.values())
-
-
-def merged(requests: list[DrawRequest]) -> DrawRequest:
-    """One request with the draws of all, one after the other."""
-    return requests[0].model_copy(update={"draws": [draw for request in requests for draw in request.draws]})
 
 
 def _replica_devices() -> dict[str, float]:

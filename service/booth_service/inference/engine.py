@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 from PIL.PngImagePlugin import PngInfo
 
-from booth.contract.serving import DrawRequest, ModelRef
+from booth.contract.serving import DrawAnswer, Drawn, DrawRequest, ModelRef
+from booth_service.diffusion.batch import Row, Setting, sample_batch
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.sampling import draw
+from booth_service.diffusion.sampling import batches
+from booth_service.inference.ticket import OnEvent, Ticket
 from booth_service.inference.weights import Weights, WeightsCache, base_weights, copy_into, published_weights
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
@@ -27,7 +30,7 @@ class Skeleton:
 
 
 class Engine:
-    """Draws on one device. `draw` may be called from several threads; sampling happens one batch at a time."""
+    """Draws on one device. Requests may come from any thread; sampling happens one batch at a time."""
 
     def __init__(
         self, store: ObjectStore, device: str, cache_bytes: int, batch_size: int, scratch_dir: str | None = None
@@ -37,31 +40,58 @@ class Engine:
         self.cache = WeightsCache(cache_bytes)
         self._skeletons: dict[Path, Skeleton] = {}
         self._device_lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="engine")
 
-    def draw(self, request: DrawRequest) -> list[str]:
-        """PNG files in base64, one for each draw, in order.
+    def submit(self, request: DrawRequest, on_event: OnEvent | None = None) -> Ticket:
+        """The request waits for its turn. Raises EngineBusy where too many do.
 
-        Fetching happens outside the device lock, so that a slow download never stops other models' pictures. Raises
-        StorageError where the model is absent or its bytes do not have the recorded hashes.
+        The ticket's future raises StorageError or BadWeights where the model is absent or damaged, CannotDraw where
+        what is asked cannot be drawn with it, DrawTimeout.
         """
+        ticket = Ticket()
+        self._threads.submit(self._run, request, ticket)
+        return ticket
+
+    def warm(self, model: ModelRef) -> None:
+        """The model's weights lie in host memory. Raises StorageError, BadWeights."""
+        self._weights(model, materialize(self.store, model.base_files, self.scratch_dir))
+
+    def queued_pictures(self) -> int:
+        """Pictures that wait or are being drawn."""
+        return 0
+
+    def stuck_s(self) -> float:
+        """Seconds since the device last finished a denoising step of the batch it is at; 0.0 where it is idle."""
+        return 0.0
+
+    def close(self) -> None:
+        """No thread of the engine runs any more; what waits is dropped."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _run(self, request: DrawRequest, ticket: Ticket) -> None:
+        if not ticket.future.set_running_or_notify_cancel():
+            return
+        try:
+            ticket.future.set_result(DrawAnswer(pictures=self._draw(request)))
+        except Exception as error:
+            ticket.future.set_exception(error)
+
+    def _draw(self, request: DrawRequest) -> list[Drawn]:
+        """Fetching happens outside the device lock, so that a slow download never stops other models' pictures."""
         base_folder = materialize(self.store, request.model.base_files, self.scratch_dir)
         weights = self._weights(request.model, base_folder)
+        drawn: dict[int, Drawn] = {}
         with self._device_lock:
             pipeline = self._activate(request.model, base_folder, weights)
-            images = draw(
-                pipeline,
-                [each.prompt for each in request.draws],
-                [each.negative_prompt for each in request.draws],
-                [each.seed for each in request.draws],
-                guidance_scale=request.guidance_scale,
-                num_inference_steps=request.num_inference_steps,
-                resolution=request.resolution,
-                batch_size=self.batch_size,
-            )
-        return [
-            png_base64(image, prompt=each.prompt, seed=each.seed, model=request.model.model_id)
-            for image, each in zip(images, request.draws, strict=True)
-        ]
+            for places in batches([each.negative_prompt for each in request.draws], self.batch_size):
+                rows = [
+                    Row(each.prompt, each.negative_prompt, each.seed) for each in map(request.draws.__getitem__, places)
+                ]
+                drawings = sample_batch(pipeline, rows, setting_of(request, rows[0]), places=self.batch_size)
+                for place, row, drawing in zip(places, rows, drawings or [], strict=True):
+                    png = png_base64(drawing.image, prompt=row.prompt, seed=row.seed, model=request.model.model_id)
+                    drawn[place] = Drawn(png_base64=png, batch_size=self.batch_size)
+        return [drawn[place] for place in range(len(request.draws))]
 
     def forget(self, manifest_sha256: str) -> None:
         """No copy of the model is left, in cache or live pipeline. Waits for the pictures that are being drawn."""
@@ -98,6 +128,18 @@ class Engine:
         for component, tensors in weights.items():
             copy_into(getattr(skeleton.pipeline, component), tensors)
         skeleton.active = name
+
+
+def setting_of(request: DrawRequest, row: Row) -> Setting:
+    """What the row shares with those it may be sampled beside."""
+    return Setting(
+        guidance_scale=request.guidance_scale,
+        num_inference_steps=request.num_inference_steps,
+        width=request.width,
+        height=request.height,
+        scheduler=request.scheduler,
+        has_negative=bool(row.negative_prompt),
+    )
 
 
 def png_base64(image: Any, *, prompt: str, seed: int, model: str) -> str:

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawAnswer, DrawRequest
+from booth.contract.serving import FORGET_PATH, SECRET_HEADER, DrawAnswer, Drawn, DrawRequest
 from booth_service.control import serving
 from booth_service.control.records import Model
 
@@ -29,7 +29,7 @@ class Painter:
         wanted = DrawRequest.model_validate_json(await request.body())
         self.asked.append(wanted)
         self.secrets.append(request.headers[SECRET_HEADER])
-        answer = DrawAnswer(pngs_base64=[f"png{draw.seed}" for draw in wanted.draws])
+        answer = DrawAnswer(pictures=[Drawn(png_base64=f"png{draw.seed}") for draw in wanted.draws])
         return Response(answer.model_dump_json(), self.status, self.headers, "application/json")
 
 
@@ -60,7 +60,7 @@ def test_a_models_pictures_follow_prompt_and_seed(plane, user):
     with plane.database.read() as session:
         model = session.get_one(Model, driver.job["model_id"])
     assert (asked.model.manifest_key, asked.model.manifest_sha256) == (model.manifest_key, model.manifest_sha256)
-    assert (asked.guidance_scale, asked.num_inference_steps, asked.resolution) == (4.0, 20, 64)
+    assert (asked.guidance_scale, asked.num_inference_steps, asked.width, asked.height) == (4.0, 20, 64, 64)
     assert painter.secrets == ["stack secret"]
 
 
@@ -71,7 +71,7 @@ def test_what_is_asked_for_wins_over_the_recipe(plane, user):
     assert (answer["guidance_scale"], answer["num_inference_steps"]) == (0, 3)
     assert painter.asked[0].draws[0].negative_prompt == "n"
     assert painter.asked[0].model.manifest_key is None
-    assert painter.asked[0].resolution == RECIPE.resolution
+    assert painter.asked[0].width == painter.asked[0].height == RECIPE.resolution
 
 
 def test_without_a_seed_one_is_drawn_and_told(plane, user):
@@ -156,7 +156,7 @@ def test_a_model_is_deleted_where_serve_is_away(plane, user, unused_port, monkey
 def test_an_answer_with_too_few_pictures_is_none(plane, user):
     class Short(Painter):
         async def draw(self, request) -> Response:
-            return Response(DrawAnswer(pngs_base64=[]).model_dump_json(), media_type="application/json")
+            return Response(DrawAnswer(pictures=[]).model_dump_json(), media_type="application/json")
 
     answer = ask(served_by(plane, Short()), user, "/v1/base-models/tiny/generate", prompts=["p"])
     assert answer.status_code == 503

@@ -67,7 +67,12 @@ def models(base: Path, object_store: ObjectStore, tmp_path_factory: pytest.TempP
 
 def request(model: ModelRef, *seeds: int, negative_prompt: str = "") -> DrawRequest:
     draws = [Draw(prompt="a photo of sks teapot", negative_prompt=negative_prompt, seed=seed) for seed in seeds]
-    return DrawRequest(model=model, draws=draws, guidance_scale=3.0, num_inference_steps=3, resolution=32)
+    return DrawRequest(model=model, draws=draws, guidance_scale=3.0, num_inference_steps=3, width=32, height=32)
+
+
+def draw(engine: Engine, asked: DrawRequest) -> list[str]:
+    """The pictures, PNG in base64."""
+    return [picture.png_base64 for picture in engine.submit(asked).future.result().pictures]
 
 
 def pixels(png_base64: str) -> np.ndarray:
@@ -80,15 +85,15 @@ def engine(object_store: ObjectStore, tmp_path: Path) -> Engine:
 
 
 def test_models_take_turns_without_mixing(engine: Engine, models: dict[str, ModelRef]) -> None:
-    first = {name: engine.draw(request(model, 1)) for name, model in models.items()}
-    again = {name: engine.draw(request(model, 1)) for name, model in reversed(models.items())}
+    first = {name: draw(engine, request(model, 1)) for name, model in models.items()}
+    again = {name: draw(engine, request(model, 1)) for name, model in reversed(models.items())}
     assert first == again
     assert len({tuple(pictures) for pictures in first.values()}) == 3
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(engine: Engine, models: dict[str, ModelRef]) -> None:
-    alone = engine.draw(request(models["one"], 7))
-    together = engine.draw(request(models["one"], 3, 4, 5, 6, 7, 8))
+    alone = draw(engine, request(models["one"], 7))
+    together = draw(engine, request(models["one"], 3, 4, 5, 6, 7, 8))
     assert together[4] == alone[0]
     assert len(set(together)) == 6
 
@@ -104,34 +109,34 @@ def test_a_picture_is_the_one_that_plain_diffusers_draws(
     theirs = plain(
         prompts, generator=generators, guidance_scale=3.0, num_inference_steps=3, height=32, width=32
     ).images  # no negative prompt: Stable Diffusion XL then guides away from zeros
-    for ours, picture in zip(engine.draw(request(models["one"], 5, 6, 7, 8)), theirs, strict=True):
+    for ours, picture in zip(draw(engine, request(models["one"], 5, 6, 7, 8)), theirs, strict=True):
         assert np.abs(pixels(ours) - np.asarray(picture, float)).max() <= 1
 
 
 def test_negative_prompts_of_neighbours_do_not_matter(engine: Engine, models: dict[str, ModelRef]) -> None:
-    alone = engine.draw(request(models["one"], 1, 2))
-    negative = engine.draw(request(models["one"], 1, 2, negative_prompt="a dog"))
+    alone = draw(engine, request(models["one"], 1, 2))
+    negative = draw(engine, request(models["one"], 1, 2, negative_prompt="a dog"))
     assert set(alone).isdisjoint(negative)
     both = request(models["one"], 1, 2)
     other = request(models["one"], 1, 2, negative_prompt="a dog")
     mixed = both.model_copy(update={"draws": [both.draws[0], other.draws[0], both.draws[1], other.draws[1]]})
-    assert engine.draw(mixed) == [alone[0], negative[0], alone[1], negative[1]]
+    assert draw(engine, mixed) == [alone[0], negative[0], alone[1], negative[1]]
 
 
 def test_half_precision_draws_about_the_same(engine: Engine, models: dict[str, ModelRef]) -> None:
     """As on GPUs; Stable Diffusion XL's VAE decodes in fp32 all the same, for it says so (force_upcast)."""
-    exact = engine.draw(request(models["one"], 1))
+    exact = draw(engine, request(models["one"], 1))
     half = Engine(engine.store, "cpu", cache_bytes=2**30, batch_size=4, scratch_dir=engine.scratch_dir)
     half.dtype = torch.float16
     for _ in range(2):
-        pictures = half.draw(request(models["one"], 1))
+        pictures = draw(half, request(models["one"], 1))
         assert np.abs(pixels(pictures[0]) - pixels(exact[0])).mean() < 2
 
 
 def test_bytes_that_were_changed_are_refused_and_harm_nobody(
     engine: Engine, models: dict[str, ModelRef], object_store: ObjectStore
 ) -> None:
-    good = engine.draw(request(models["two"], 1))
+    good = draw(engine, request(models["two"], 1))
     body = object_store.get(models["one"].manifest_key or "")
     manifest = Manifest.model_validate_json(body)
     swapped = object_store.get(manifest.changed[0].key)[:-1] + b"x"
@@ -143,29 +148,29 @@ def test_bytes_that_were_changed_are_refused_and_harm_nobody(
     for sha256 in (models["one"].manifest_sha256, hashlib.sha256(forged).hexdigest()):
         bad = models["one"].model_copy(update={"manifest_key": "engine/forged.json", "manifest_sha256": sha256})
         with pytest.raises(StorageError, match="does not have the recorded SHA-256"):
-            engine.draw(request(bad, 1))
-    assert engine.draw(request(models["two"], 1)) == good
+            draw(engine, request(bad, 1))
+    assert draw(engine, request(models["two"], 1)) == good
 
 
 def test_a_forgotten_model_is_nowhere_any_more(engine: Engine, models: dict[str, ModelRef]) -> None:
-    base, one, two = (engine.draw(request(models[name], 1)) for name in ("base", "one", "two"))
-    engine.draw(request(models["one"], 1))
+    base, one, two = (draw(engine, request(models[name], 1)) for name in ("base", "one", "two"))
+    draw(engine, request(models["one"], 1))
     [skeleton] = engine._skeletons.values()
     held = engine.cache.bytes
     assert skeleton.active == models["one"].manifest_sha256
     engine.forget(models["one"].manifest_sha256 or "")
     assert skeleton.active not in {models["one"].manifest_sha256, None}
     assert engine.cache.bytes < held
-    assert engine.draw(request(models["base"], 1)) == base
-    assert engine.draw(request(models["two"], 1)) == two
+    assert draw(engine, request(models["base"], 1)) == base
+    assert draw(engine, request(models["two"], 1)) == two
     held = engine.cache.bytes
-    assert engine.draw(request(models["one"], 1)) == one  # a request that was on its way, and leaves nothing
+    assert draw(engine, request(models["one"], 1)) == one  # a request that was on its way, and leaves nothing
     assert engine.cache.bytes == held
     engine.forget("never heard of")
 
 
 def test_only_files_of_the_base_model_lie_on_the_disk(engine: Engine, models: dict[str, ModelRef]) -> None:
-    engine.draw(request(models["one"], 1))
+    draw(engine, request(models["one"], 1))
     blobs = Path(engine.scratch_dir or "") / "booth-base-models" / "blobs"
     assert {blob.name for blob in blobs.iterdir()} == {file.sha256 for file in models["one"].base_files}
 

@@ -1,0 +1,92 @@
+"""One batch of pictures from one pipeline: rows of a padded size, each with a seed and a generator of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from booth.contract.drawing import PromptEdit, SchedulerName
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a batch share. `strength` is None where drawing starts from noise alone.
+
+    `has_negative`: some families guide away from zeros where there is no negative prompt, and a pipeline decides that
+    for a whole batch.
+    """
+
+    guidance_scale: float
+    num_inference_steps: int
+    width: int
+    height: int
+    scheduler: SchedulerName = "base"
+    has_negative: bool = False
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture to draw, from its own seed."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    image: Image | None = None
+    edit: PromptEdit | None = None
+
+    @property
+    def places(self) -> int:
+        """Rows of the device's batch that it takes: an edit draws its source beside it."""
+        return 1 if self.edit is None else 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """Denoising step `done` of `total` is over. `preview` decodes cheap pictures, one for each row, when called."""
+
+    done: int
+    total: int
+    preview: Callable[[], list[Image]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished row: an RGB picture, and that of the source prompt where the row is an edit."""
+
+    image: Image
+    source: Image | None = None
+
+
+OnStep = Callable[[Step], bool]
+"""Called after every denoising step; False stops the batch there."""
+
+
+def sample_batch(
+    pipeline: Any, rows: list[Row], setting: Setting, *, places: int, on_step: OnStep | None = None
+) -> list[Drawing] | None:
+    """One drawing for each row, or None where `on_step` stopped the batch.
+
+    The batch is padded to `places` rows: kernels differ between batch sizes, so a picture would otherwise depend on how
+    many neighbours it has.
+    """
+    padded = [*rows, *[rows[-1]] * (places - len(rows))]
+
+    def after_step(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if on_step is not None and not on_step(Step(index + 1, pipeline.num_timesteps, list)):
+            pipeline._interrupt = True
+        return tensors
+
+    answer = pipeline(
+        prompt=[row.prompt for row in padded],
+        negative_prompt=[row.negative_prompt for row in padded] if setting.has_negative else None,
+        generator=[torch.Generator("cpu").manual_seed(row.seed) for row in padded],
+        guidance_scale=setting.guidance_scale,
+        num_inference_steps=setting.num_inference_steps,
+        height=setting.height,
+        width=setting.width,
+        callback_on_step_end=after_step,
+    )
+    return None if pipeline.interrupt else [Drawing(image) for image in answer.images[: len(rows)]]
