@@ -1,7 +1,5 @@
 """Drawing with many models: one pipeline skeleton per base model, weights copied in from a cache. No Ray in here."""
 
-import base64
-import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.PngImagePlugin import PngInfo
 
 from booth.contract.serving import DrawAnswer, Drawn, DrawRequest, ModelRef
 from booth_service.diffusion.batch import Row, Setting, sample_batch
 from booth_service.diffusion.components import load_pipeline
 from booth_service.diffusion.sampling import batches
+from booth_service.inference.png import png_base64
 from booth_service.inference.ticket import OnEvent, Ticket
 from booth_service.inference.weights import Weights, WeightsCache, base_weights, copy_into, published_weights
 from booth_service.storage.base_model import materialize
@@ -89,7 +87,13 @@ class Engine:
                 ]
                 drawings = sample_batch(pipeline, rows, setting_of(request, rows[0]), places=self.batch_size)
                 for place, row, drawing in zip(places, rows, drawings or [], strict=True):
-                    png = png_base64(drawing.image, prompt=row.prompt, seed=row.seed, model=request.model.model_id)
+                    png = png_base64(
+                        drawing.image,
+                        prompt=row.prompt,
+                        seed=row.seed,
+                        model=request.model.model_id,
+                        settings=settings_of(request),
+                    )
                     drawn[place] = Drawn(png_base64=png, batch_size=self.batch_size)
         return [drawn[place] for place in range(len(request.draws))]
 
@@ -142,12 +146,10 @@ def setting_of(request: DrawRequest, row: Row) -> Setting:
     )
 
 
-def png_base64(image: Any, *, prompt: str, seed: int, model: str) -> str:
-    """A PNG that says where it comes from: prompt, seed, model, and IPTC's mark for pictures made by a model."""
-    info = PngInfo()
-    for key, value in (("prompt", prompt), ("seed", str(seed)), ("model", model)):
-        info.add_itxt(key, value)
-    info.add_itxt("digitalSourceType", "trainedAlgorithmicMedia")
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info)
-    return base64.b64encode(buffer.getvalue()).decode()
+def settings_of(request: DrawRequest) -> dict[str, str]:
+    """What a picture's file says of how it was drawn."""
+    return {
+        "guidance_scale": str(request.guidance_scale),
+        "num_inference_steps": str(request.num_inference_steps),
+        "scheduler": request.scheduler,
+    }
