@@ -15,7 +15,6 @@ from booth_service.inference.engine import Engine
 from booth_service.settings import settings
 from booth_service.storage.s3 import ObjectStore
 
-BATCH_SIZE = 4
 MAX_ONGOING_REQUESTS = 16
 MAX_QUEUED_REQUESTS = 64
 
@@ -34,7 +33,7 @@ class Painter:
             torch.set_num_threads(1)  # training ranks share these cores
         store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.engine = Engine(store, device, config.model_cache_bytes, BATCH_SIZE, config.scratch_dir)
+        self.engine = Engine.from_settings(config, store, device)
 
     async def __call__(self, request: Request) -> Response:
         """POST / takes a DrawRequest and answers a DrawAnswer, POST /forget a ForgetRequest; GET /healthz says that the

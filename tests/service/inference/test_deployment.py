@@ -9,6 +9,7 @@ from starlette.requests import Request
 from booth.contract.serving import FORGET_PATH, SECRET_HEADER, ForgetRequest
 from booth_service import settings as settings_module
 from booth_service.inference.deployment import Painter
+from booth_service.inference.weights_cache import Load
 from booth_service.storage.s3 import ObjectStore
 
 
@@ -35,7 +36,8 @@ def post(body: str, **headers: str) -> Request:
 def test_a_model_is_forgotten_for_the_stacks_secret_alone(
     painter: Painter, secret: str, status: int, left: int
 ) -> None:
-    painter.engine.cache.get("0" * 64, lambda: {"unet": {"w": torch.zeros(3)}})
+    cache = painter.engine.models.cache
+    cache.load([Load("0" * 64, 12, lambda: {"unet": {"w": torch.zeros(3)}})])
     body = ForgetRequest(manifest_sha256="0" * 64).model_dump_json()
     answer = asyncio.run(painter(post(body, **{SECRET_HEADER: secret})))
-    assert (answer.status_code, len(painter.engine.cache)) == (status, left)
+    assert (answer.status_code, len(cache)) == (status, left)
