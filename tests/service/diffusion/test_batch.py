@@ -153,5 +153,5 @@ def test_a_vae_that_was_cast_for_a_batch_has_its_dtype_back(tmp_path: Path) -> N
 
 
 def test_more_rows_than_places_are_refused(pipeline: Any) -> None:
-    with pytest.raises(ValueError, match="3 rows do not fit a batch of 2"):
+    with pytest.raises(ValueError, match="3 rows that take 3 places do not fit a batch of 2"):
         sample_batch(pipeline, ROWS, PLAIN, places=2)
