@@ -22,7 +22,7 @@ from miniature import ROOT, write_miniature
 from PIL import Image
 
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.sampling import use_scheduler
+from booth_service.diffusion.schedulers import scheduler_of
 from booth_service.prior.block_maker import BlockMaker, BlockTask, SetWork
 from booth_service.prior.blocks import Place
 from booth_service.prior.class_set import ClassBlock, ClassSetSpec
@@ -155,7 +155,7 @@ class OnePipeline:
         self.spec = work.spec
         torch.set_num_threads(2)
         self.pipeline = load_pipeline(materialize(work.place.store, work.base_files, work.scratch_dir), torch.float32)
-        use_scheduler(self.pipeline, self.spec.scheduler)
+        self.pipeline.scheduler = scheduler_of(self.pipeline.scheduler, self.spec.scheduler)
 
     def draw(self, index: int) -> Image.Image:
         answer = self.pipeline(

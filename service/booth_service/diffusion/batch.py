@@ -1,13 +1,18 @@
 """One batch of pictures from one pipeline: rows of a padded size, each with a seed and a generator of its own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
+from PIL.ImageOps import fit
 
 from booth.contract.drawing import PromptEdit, SchedulerName
+from booth_service.diffusion.batch_pipeline import pipeline_of_batch
+from booth_service.diffusion.previews import preview
+from booth_service.diffusion.prompt_to_prompt import Editor, edit_of, edited_attention
+from booth_service.errors import CannotDraw
 
 
 @dataclass(frozen=True)
@@ -64,29 +69,85 @@ OnStep = Callable[[Step], bool]
 """Called after every denoising step; False stops the batch there."""
 
 
+class _Stopped(Exception):
+    """Leaves a pipeline's loop at once; its own interruption would still decode what is not finished."""
+
+
 def sample_batch(
     pipeline: Any, rows: list[Row], setting: Setting, *, places: int, on_step: OnStep | None = None
 ) -> list[Drawing] | None:
     """One drawing for each row, or None where `on_step` stopped the batch.
 
     The batch is padded to `places` rows: kernels differ between batch sizes, so a picture would otherwise depend on how
-    many neighbours it has.
+    many neighbours it has. At one size its bits depend on its own row alone. `pipeline` is as it was afterwards, also
+    where this raises. Raises CannotDraw where the model cannot draw what is asked.
     """
-    padded = [*rows, *[rows[-1]] * (places - len(rows))]
+    seats, shown = _seats(rows, places)
+    with pipeline_of_batch(pipeline, setting.scheduler, img2img=setting.strength is not None) as live:
+        editor = _editor(live, rows, shown, setting, places)
 
-    def after_step(pipeline: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if on_step is not None and not on_step(Step(index + 1, pipeline.num_timesteps, list)):
-            pipeline._interrupt = True
-        return tensors
+        def after_step(_live: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            latents = editor.after_step(tensors["latents"]) if editor else tensors["latents"]
+            step = Step(index + 1, live.num_timesteps, lambda: preview(live, latents[shown]))
+            if on_step is not None and not on_step(step):
+                raise _Stopped
+            return {"latents": latents}
 
-    answer = pipeline(
-        prompt=[row.prompt for row in padded],
-        negative_prompt=[row.negative_prompt for row in padded] if setting.has_negative else None,
-        generator=[torch.Generator("cpu").manual_seed(row.seed) for row in padded],
-        guidance_scale=setting.guidance_scale,
-        num_inference_steps=setting.num_inference_steps,
-        height=setting.height,
-        width=setting.width,
-        callback_on_step_end=after_step,
-    )
-    return None if pipeline.interrupt else [Drawing(image) for image in answer.images[: len(rows)]]
+        try:
+            with edited_attention(live.unet, editor):
+                answer = live(
+                    prompt=[seat.prompt for seat in seats],
+                    negative_prompt=[seat.negative_prompt for seat in seats] if setting.has_negative else None,
+                    generator=[torch.Generator("cpu").manual_seed(seat.seed) for seat in seats],
+                    guidance_scale=setting.guidance_scale,
+                    num_inference_steps=setting.num_inference_steps,
+                    callback_on_step_end=after_step,
+                    **_start(seats, setting),
+                )
+        except _Stopped:
+            return None
+    pictures = answer.images
+    return [
+        Drawing(pictures[place], pictures[place - 1] if row.edit else None)
+        for row, place in zip(rows, shown, strict=True)
+    ]
+
+
+def _seats(rows: list[Row], places: int) -> tuple[list[Row], list[int]]:
+    """What every place of the batch draws, and at which place each row is. An edit's source is at the place before."""
+    seats: list[Row] = []
+    shown = []
+    for row in rows:
+        if row.edit is not None:
+            seats.append(replace(row, prompt=row.edit.source_prompt, edit=None))
+        shown.append(len(seats))
+        seats.append(row)
+    if not rows or len(seats) > places:
+        raise ValueError(f"{len(rows)} rows that take {len(seats)} places do not fit a batch of {places}")
+    return [*seats, *[seats[-1]] * (places - len(seats))], shown
+
+
+def _editor(live: Any, rows: list[Row], shown: list[int], setting: Setting, places: int) -> Editor | None:
+    """The rows' edits, or None where there are none."""
+    size = (setting.height // live.vae_scale_factor, setting.width // live.vae_scale_factor)
+    tokenizers = [getattr(live, name) for name in ("tokenizer", "tokenizer_2") if hasattr(live, name)]
+    edits = [
+        edit_of(tokenizers, row.prompt, row.edit, place - 1, size)
+        for row, place in zip(rows, shown, strict=True)
+        if row.edit is not None
+    ]
+    return Editor(edits, places, size, lambda: live.num_timesteps) if edits else None
+
+
+def _start(rows: list[Row], setting: Setting) -> dict[str, Any]:
+    """Where drawing starts from: noise of a size, or each row's picture, cut to that size about its middle."""
+    size = (setting.width, setting.height)
+    if setting.strength is None:
+        return {"width": setting.width, "height": setting.height}
+    if int(setting.num_inference_steps * setting.strength) < 1:
+        raise CannotDraw(
+            f"strength {setting.strength} of {setting.num_inference_steps} steps is less than one step: raise "
+            f"either, to a product of 1 or more"
+        )
+    images = [fit(row.image.convert("RGB"), size, Resampling.LANCZOS) for row in rows if row.image is not None]
+    return {"image": images, "strength": setting.strength}

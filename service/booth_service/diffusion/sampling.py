@@ -1,12 +1,11 @@
-"""Drawing pictures, each from its own seed, in batches of one fixed size."""
+"""Class images and samples: pictures of one setting, each from its own seed, in batches of one fixed size."""
 
 from typing import Any
 
-import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from PIL.Image import Image
 
-from booth.contract.models import ClassScheduler
+from booth.contract.drawing import SchedulerName
+from booth_service.diffusion.batch import Row, Setting, sample_batch
 
 
 def draw(
@@ -19,26 +18,23 @@ def draw(
     num_inference_steps: int,
     resolution: int,
     batch_size: int,
+    scheduler: SchedulerName = "base",
 ) -> list[Image]:
-    """One RGB picture for each prompt and seed.
-
-    Every batch has `batch_size` rows, filled up with copies: kernels differ between batch sizes, so a picture would
-    otherwise depend on how many neighbours it has.
-    """
+    """One RGB picture for each prompt and seed; every batch has `batch_size` rows."""
     images: dict[int, Image] = {}
     for wanted in batches(negative_prompts, batch_size):
-        rows = [*wanted, *[wanted[-1]] * (batch_size - len(wanted))]
-        answer = pipeline(
-            prompt=[prompts[row] for row in rows],
-            negative_prompt=[negative_prompts[row] for row in rows] if negative_prompts[rows[0]] else None,
-            generator=[torch.Generator("cpu").manual_seed(seeds[row]) for row in rows],
+        rows = [Row(prompts[place], negative_prompts[place], seeds[place]) for place in wanted]
+        setting = Setting(
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
-            height=resolution,
             width=resolution,
+            height=resolution,
+            scheduler=scheduler,
+            has_negative=bool(rows[0].negative_prompt),
         )
-        images.update(zip(wanted, answer.images, strict=False))
-    return [images[row] for row in range(len(prompts))]
+        drawings = sample_batch(pipeline, rows, setting, places=batch_size)
+        images.update((place, drawing.image) for place, drawing in zip(wanted, drawings or [], strict=True))
+    return [images[place] for place in range(len(prompts))]
 
 
 def batches(negative_prompts: list[str], batch_size: int) -> list[list[int]]:
@@ -50,12 +46,3 @@ def batches(negative_prompts: list[str], batch_size: int) -> list[list[int]]:
     without = [row for row, text in enumerate(negative_prompts) if not text]
     with_one = [row for row, text in enumerate(negative_prompts) if text]
     return [rows[i : i + batch_size] for rows in (without, with_one) for i in range(0, len(rows), batch_size)]
-
-
-def use_scheduler(pipeline: Any, name: ClassScheduler) -> None:
-    """The pipeline draws with this scheduler, with the betas and the prediction type of its own; "base" is its own."""
-    config = pipeline.scheduler.config
-    if name == "ddim":
-        pipeline.scheduler = DDIMScheduler.from_config(config)
-    elif name == "dpmsolver++":
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")

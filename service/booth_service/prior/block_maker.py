@@ -13,7 +13,7 @@ from booth.contract.attempts import StoredFile
 from booth_service.data.framing import cut, frame
 from booth_service.diffusion.components import load_pipeline, load_vae
 from booth_service.diffusion.latents import encode_moments
-from booth_service.diffusion.sampling import draw, use_scheduler
+from booth_service.diffusion.sampling import draw
 from booth_service.prior.blocks import Place, store_moments, store_pictures, store_record
 from booth_service.prior.class_set import ClassBlock, ClassPicture, ClassSetSpec, Spec
 from booth_service.storage.base_model import materialize
@@ -80,6 +80,7 @@ class BlockMaker:
             num_inference_steps=spec.num_inference_steps,
             resolution=spec.resolution,
             batch_size=spec.block_size,
+            scheduler=spec.scheduler,
         )
 
     def _moments(self, square: Image.Image) -> Tensor:
@@ -93,9 +94,7 @@ class BlockMaker:
 
 
 def _pipeline(folder: Path, spec: ClassSetSpec) -> Any:
-    pipeline = load_pipeline(folder, getattr(torch, spec.dtype))
-    use_scheduler(pipeline, spec.scheduler)
-    return pipeline
+    return load_pipeline(folder, getattr(torch, spec.dtype))
 
 
 def _load(place: Place, picture: ClassPicture) -> Image.Image:

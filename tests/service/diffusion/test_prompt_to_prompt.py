@@ -1,0 +1,194 @@
+"""Prompt-to-Prompt: what must be equal bit for bit, in both arithmetics and both families; and what an edit changes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
+from tiny_base import write_tiny_base
+from tiny_sdxl_base import write_tiny_sdxl_base
+
+from booth.contract.drawing import PromptEdit, SchedulerName
+from booth_service.diffusion.batch import Drawing, Row, Setting, Step, sample_batch
+from booth_service.diffusion.components import load_pipeline
+from booth_service.errors import CannotDraw
+
+NAMES: tuple[SchedulerName, ...] = get_args(SchedulerName)
+SETTING = Setting(guidance_scale=4.0, num_inference_steps=5, width=32, height=32, has_negative=True)
+SNOW, RED_SNOW, CAT_SNOW = "a dog in the snow", "a red dog in the snow", "a cat in the snow"
+PLAIN = Row("a teapot on the beach", "blue", 5)
+
+
+def row(prompt: str, source: str = SNOW, **edit: Any) -> Row:
+    return Row(prompt, "ugly", 3, edit=PromptEdit(source_prompt=source, **edit))
+
+
+FULL = {"cross_replace_steps": 1.0, "self_replace_steps": 1.0}
+NONE = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
+EDITS = {
+    "replace": {"prompt": CAT_SNOW, "mode": "replace"},
+    "replace, other tokens": {"prompt": "a quokka in the snow", "mode": "replace"},
+    "refine": {"prompt": RED_SNOW, "mode": "refine"},
+    "reweight": {"prompt": SNOW, "mode": "reweight", "words": {"snow": 4.0}},
+    "refine and reweight": {"prompt": RED_SNOW, "mode": "refine", "words": {"red": 3.0}},
+}
+
+
+@pytest.fixture(scope="module", params=["sd-float32", "sd-bfloat16", "sdxl-float32", "sdxl-bfloat16"])
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    family, dtype = request.param.split("-")
+    write: Callable[[Path], Path] = {"sd": write_tiny_base, "sdxl": write_tiny_sdxl_base}[family]
+    return load_pipeline(write(tmp_path_factory.mktemp("base") / "tiny"), getattr(torch, dtype))
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_pipeline(write_tiny_base(tmp_path_factory.mktemp("base") / "tiny"), torch.float32)
+
+
+def drawn(pipeline: Any, rows: list[Row], setting: Setting = SETTING, places: int = 4) -> list[Drawing]:
+    drawings = sample_batch(pipeline, rows, setting, places=places)
+    assert drawings is not None
+    return drawings
+
+
+def bits(image: Image.Image | None) -> bytes:
+    assert image is not None
+    return image.tobytes()
+
+
+def without_edit(pipeline: Any, one: Row, setting: Setting = SETTING) -> tuple[bytes, bytes]:
+    """The source's and the edited prompt's picture, drawn in a batch that has no edit."""
+    assert one.edit is not None
+    rows = [replace(one, prompt=one.edit.source_prompt, edit=None), replace(one, edit=None)]
+    source, edited = drawn(pipeline, rows, setting)
+    return bits(source.image), bits(edited.image)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_nothing_injected_is_the_picture_without_an_edit(pipeline: Any, edit: dict[str, Any]) -> None:
+    one = row(**edit, **NONE)
+    (drawing,) = drawn(pipeline, [one])
+    assert (bits(drawing.source), bits(drawing.image)) == without_edit(pipeline, one)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_changes_the_edited_picture_and_never_the_source(pipeline: Any, edit: dict[str, Any]) -> None:
+    one = row(**edit, cross_replace_steps=0.8, self_replace_steps=0.4)
+    (drawing,) = drawn(pipeline, [one])
+    source, edited = without_edit(pipeline, one)
+    assert bits(drawing.source) == source
+    assert bits(drawing.image) not in (source, edited)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("edit", [{"mode": "replace"}, {"mode": "refine"}, {"mode": "reweight", "words": {"dog": 1.0}}])
+def test_equal_prompts_with_all_injected_are_the_source(pipeline: Any, edit: dict[str, Any], scale: float) -> None:
+    (drawing,) = drawn(pipeline, [row(SNOW, **edit, **FULL)], replace(SETTING, guidance_scale=scale))
+    assert bits(drawing.image) == bits(drawing.source)
+
+
+def test_edits_of_all_kinds_and_plain_rows_mix_without_touching_each_other(pipeline: Any) -> None:
+    rows = [
+        row(RED_SNOW, mode="refine", blend=["red"]),
+        PLAIN,
+        row(SNOW, mode="reweight", words={"snow": -2.0}),
+        row("a red teapot", "a blue teapot"),
+    ]
+    together = drawn(pipeline, rows, places=8)
+    for one, drawing in zip(rows, together, strict=True):
+        (alone,) = drawn(pipeline, [one], places=8)
+        assert bits(alone.image) == bits(drawing.image)
+        assert alone.source == drawing.source
+    (plain,) = drawn(pipeline, [PLAIN], places=8)
+    assert plain.source is None
+
+
+@pytest.mark.parametrize("strength", [None, 0.8], ids=["text", "img2img"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheduler_edits(fp32: Any, name: SchedulerName, strength: float | None) -> None:
+    setting = replace(SETTING, scheduler=name, strength=strength)
+    photo = Image.radial_gradient("L").convert("RGB")
+    one = replace(row(RED_SNOW, mode="refine", cross_replace_steps=0.5, self_replace_steps=0.5), image=photo)
+    (drawing,) = drawn(fp32, [one], setting)
+    source, edited = without_edit(fp32, one, setting)
+    assert bits(drawing.source) == source
+    assert bits(drawing.image) not in (source, edited)
+    same = replace(one, prompt=SNOW, edit=PromptEdit(source_prompt=SNOW, blend=["snow"], **FULL))
+    (drawing,) = drawn(fp32, [same], setting)
+    assert bits(drawing.image) == source
+
+
+def test_a_fraction_counts_steps_from_the_first(fp32: Any) -> None:
+    def first_previews(fraction: float) -> list[bytes]:
+        seen: list[bytes] = []
+
+        def on_step(step: Step) -> bool:
+            seen.append(step.preview()[0].tobytes())
+            return True
+
+        one = row(CAT_SNOW, cross_replace_steps=fraction, self_replace_steps=0.0)
+        sample_batch(fp32, [one], SETTING, places=2, on_step=on_step)
+        return seen
+
+    none, some, all_steps = first_previews(0.0), first_previews(0.4), first_previews(1.0)
+    assert some[:2] == all_steps[:2] != none[:2]
+    assert some[2] != all_steps[2]
+
+
+def test_fine_self_attention_keeps_its_own_maps(fp32: Any) -> None:
+    """The tiny base's only attention is at half the latents' side; seen as a quarter of wider ones it is coarse too."""
+    layer = fp32.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1
+    seen: list[int] = []
+    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[1]))
+    drawn(fp32, [row(SNOW, mode="refine", **FULL)])
+    hook.remove()
+    assert set(seen) == {8 * 8}
+
+
+def test_local_blend_keeps_the_source_outside_of_its_words(fp32: Any) -> None:
+    wide = replace(SETTING, width=96, height=64)
+    free = row(CAT_SNOW, **NONE)
+    kept = row(CAT_SNOW, **NONE, blend=["cat"])
+
+    def changed(one: Row) -> int:
+        (drawing,) = drawn(fp32, [one], wide, places=2)
+        assert drawing.source is not None
+        pairs = zip(drawing.image.getdata(), drawing.source.getdata(), strict=True)
+        return sum(left != right for left, right in pairs)
+
+    assert 0 < changed(kept) < changed(free)
+
+
+def test_no_processor_stays_behind(fp32: Any) -> None:
+    def fails(step: Step) -> bool:
+        raise RuntimeError("out of memory")
+
+    def stops(step: Step) -> bool:
+        return False
+
+    before = fp32.unet.attn_processors
+    drawn(fp32, [row(CAT_SNOW)])
+    assert fp32.unet.attn_processors == before
+    assert sample_batch(fp32, [row(CAT_SNOW)], SETTING, places=2, on_step=stops) is None
+    assert fp32.unet.attn_processors == before
+    with pytest.raises(RuntimeError):
+        sample_batch(fp32, [row(CAT_SNOW)], SETTING, places=2, on_step=fails)
+    assert fp32.unet.attn_processors == before
+    assert all(type(processor) is AttnProcessor2_0 for processor in before.values())
+
+
+def test_an_edit_that_cannot_be_aligned_is_refused_before_anything_is_drawn(fp32: Any) -> None:
+    steps: list[Step] = []
+    with pytest.raises(CannotDraw, match='use mode "refine"'):
+        sample_batch(fp32, [PLAIN, row(RED_SNOW)], SETTING, places=4, on_step=lambda step: not steps.append(step))
+    assert steps == []
+
+
+def test_an_edit_takes_two_places(fp32: Any) -> None:
+    with pytest.raises(ValueError, match="2 rows that take 3 places do not fit a batch of 2"):
+        drawn(fp32, [PLAIN, row(CAT_SNOW)], places=2)
