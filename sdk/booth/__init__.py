@@ -1,8 +1,10 @@
 """Booth's client: personalise an image model with a few photos, on a Booth service."""
 
 from booth.client import Client
+from booth.contract.drawing import PromptEdit
 from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
 from booth.contract.states import FailureReason, JobState
+from booth.drawing import DrawingProgress
 from booth.errors import (
     APIConnectionError,
     APIError,
@@ -44,6 +46,7 @@ __all__ = [
     "Client",
     "ConfigError",
     "ConflictError",
+    "DrawingProgress",
     "Event",
     "FailureReason",
     "FormatError",
@@ -63,6 +66,7 @@ __all__ = [
     "PausedError",
     "Photo",
     "Progress",
+    "PromptEdit",
     "SamplePicture",
     "SampleStrip",
     "Subject",

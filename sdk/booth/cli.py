@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_base_models, cli_download, cli_models, cli_operator, cli_samples, job_file
+from booth import cli_base_models, cli_download, cli_generate, cli_models, cli_operator, cli_samples, job_file
 from booth import cli_output as out
-from booth.cli_output import AsJson, JobId, ModelId
+from booth.cli_output import AsJson, JobId
 from booth.client import Client
 from booth.contract.states import JobState
 from booth.errors import BoothError
@@ -183,34 +183,7 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
         _show_job(job, as_json, brief=True)
 
 
-@app.command()
-def generate(
-    model_id: ModelId,
-    prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
-    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Pictures for each prompt.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Of the first picture; the service picks one.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    out_dir: Annotated[Path, typer.Option("--out-dir", "-o", help="Where the PNG files go.")] = Path("."),
-    as_json: AsJson = False,
-) -> None:
-    """Draw pictures with a model, and print the files' paths."""
-    with Client() as client:
-        pictures = client.models.get(model_id).generate(
-            prompt, num_images, seed, guidance_scale, num_inference_steps, negative_prompt
-        )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    saved = []
-    for number, picture in enumerate(pictures, start=1):
-        path = picture.save(out_dir / f"{number:03d}-{out.slug(picture.prompt)}-{picture.seed}.png")
-        saved.append({"path": str(path), "prompt": picture.prompt, "seed": picture.seed})
-        if not as_json:
-            typer.echo(path)
-    if as_json:
-        out.show_json(saved)
-
-
+app.add_typer(cli_generate.app)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_base_models.app, name="base-models")
 app.add_typer(cli_download.app)

@@ -12,14 +12,16 @@ import httpx2
 
 from booth import config, pictures
 from booth.contract.base import Record
+from booth.contract.drawing import PromptEdit, SchedulerName
 from booth.contract.jobs import JobRecord, JobSpec, PreparedJob, TrainingOptions
 from booth.contract.problems import FieldProblem
+from booth.drawing import OnStep
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
 from booth.pictures import GeneratedImage
 from booth.spec import Draft, draft
-from booth.subjects import Photos, Subject
+from booth.subjects import Photos, Source, Subject
 from booth.transport import Transport
 from booth.upload import OnUpload, check_class_images, upload_missing
 
@@ -139,19 +141,34 @@ class Client:
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         negative_prompt: str = "",
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: SchedulerName = "base",
+        image: Source | None = None,
+        strength: float | None = None,
+        edit: PromptEdit | None = None,
+        on_step: OnStep | None = None,
+        preview_interval_steps: int = 0,
     ) -> list[GeneratedImage]:
-        """Pictures from a base model alone, to compare with. None names the default one."""
+        """Pictures from a base model alone, to compare with; all else is as in `Model.generate`. None names the default
+        base model."""
         name = base_model or self.base_models.default().name
-        return pictures.draw(
-            self._transport,
-            f"/v1/base-models/{quote(name, safe='')}/generate",
-            prompts,
-            num_images=num_images,
-            seed=seed,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-            negative_prompt=negative_prompt,
-        )
+        settings = {
+            "num_images": num_images,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+            "strength": strength,
+            "edit": edit,
+            "preview_interval_steps": preview_interval_steps,
+        }
+        path = f"/v1/base-models/{quote(name, safe='')}/generate"
+        return pictures.draw(self._transport, path, prompts, settings, image, on_step)
 
     def _checked(self, asked: Draft) -> JobSpec:
         """The job to ask for; or one exception that names every bad photo and every bad dial."""

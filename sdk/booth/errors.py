@@ -153,6 +153,7 @@ _BY_CODE: dict[str, type[APIError]] = {
     "busy": BusyError,
     "unavailable": UnavailableError,
     "paused": PausedError,
+    "timeout": UnavailableError,
 }
 
 

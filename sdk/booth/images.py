@@ -148,7 +148,7 @@ def _checked(
     with _blaming(name, problems):
         if isinstance(photo.image, Path) and is_mask(photo.image):
             raise PhotoError("It is the mask of a photo that is not given.", "Give the photo too, or rename the file.")
-        data = _read(photo.image)
+        data = read(photo.image)
         size = open_photo(data).size
     told = _caption_of(photo) if with_companions else None
     with _blaming(str(told) if isinstance(told, Path) else f"caption of {name}", problems):
@@ -156,7 +156,7 @@ def _checked(
     drawn = _mask_of(photo) if with_companions else None
     mask_name = str(drawn) if isinstance(drawn, Path) else f"mask of {name}"
     with _blaming(mask_name, problems):
-        mask = None if drawn is None else SentFile(Path(mask_name).name, _read(drawn))
+        mask = None if drawn is None else SentFile(Path(mask_name).name, read(drawn))
         if mask is not None and size is not None:
             open_mask(mask.data, size)
     if data is None or len(problems) > before:
@@ -194,8 +194,8 @@ def _mask_ref(mask: SentFile) -> MaskRef:
     return MaskRef(sha256=mask.sha256, bytes=len(mask.data), filename=mask.filename[-255:])
 
 
-def _read(source: Source) -> bytes:
-    """The bytes to send; PhotoError where there are none to be had."""
+def read(source: Source) -> bytes:
+    """The bytes to send. Raises PhotoError where there are none to be had."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, str | Path):

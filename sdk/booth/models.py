@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Literal, overload
 from urllib.parse import quote
 
+from booth.contract.drawing import PromptEdit, SchedulerName
 from booth.contract.models import BaseModelPage, BaseModelRecord, ModelPage, ModelRecord
 from booth.contract.problems import Problem
 from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
+from booth.drawing import OnStep
 from booth.errors import NotFoundError
 from booth.lora import Lora
 from booth.pictures import GeneratedImage, draw
+from booth.subjects import Source
 from booth.transport import Transport
 
 
@@ -60,21 +63,41 @@ class Model:
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         negative_prompt: str = "",
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: SchedulerName = "base",
+        image: Source | None = None,
+        strength: float | None = None,
+        edit: PromptEdit | None = None,
+        on_step: OnStep | None = None,
+        preview_interval_steps: int = 0,
     ) -> list[GeneratedImage]:
         """`num_images` pictures for each prompt, prompt by prompt. Without a seed the service picks one.
 
         Picture k of a prompt is drawn from seed + k. None elsewhere means: as the base model's recipe says.
+        `image`: a path, bytes or a PIL image that drawing starts from (img2img), its middle scaled to width x height;
+        `strength`, 0 to 1: how far drawing goes from there.
+        `edit`: the prompts are what `edit.source_prompt` is changed to, with its composition kept (Prompt-to-Prompt).
+        `on_step` is called with a DrawingProgress after every denoising step, with previews every
+        `preview_interval_steps` (0: none). Leaving, by an exception of its own or Ctrl-C, ends the drawing.
+
+        Raises ValidationError, which names all that is wrong; BusyError, PausedError, UnavailableError.
         """
-        return draw(
-            self._transport,
-            f"/v1/models/{self.id}/generate",
-            prompts,
-            num_images=num_images,
-            seed=seed,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-            negative_prompt=negative_prompt,
-        )
+        settings = {
+            "num_images": num_images,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+            "strength": strength,
+            "edit": edit,
+            "preview_interval_steps": preview_interval_steps,
+        }
+        return draw(self._transport, f"/v1/models/{self.id}/generate", prompts, settings, image, on_step)
 
     @overload
     def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...

@@ -7,7 +7,7 @@ import importlib.metadata
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 import httpx2
@@ -15,6 +15,7 @@ import pydantic
 
 from booth.config import Config
 from booth.contract.base import Record
+from booth.contract.event_stream import MEDIA_TYPE, EventReader
 from booth.contract.problems import Problem
 from booth.errors import APIConnectionError, APIError, APITimeoutError, BoothError, TransferError, from_problem
 
@@ -62,7 +63,8 @@ class Transport:
         timeout_s: float = READ_TIMEOUT_S,
     ) -> Answer:
         """The answer to a GET."""
-        return _parsed(self._call("GET", path, params=params, timeout_s=timeout_s), answer)
+        response = self._call("GET", path, params=params, timeout_s=timeout_s)
+        return _parsed(response, response.content, answer)
 
     def post(
         self,
@@ -84,7 +86,39 @@ class Transport:
             repeatable=repeatable or idempotency_key is not None,
             timeout_s=timeout_s,
         )
-        return _parsed(response, answer)
+        return _parsed(response, response.content, answer)
+
+    @contextmanager
+    def stream(
+        self, path: str, event: type[Answer], body: pydantic.BaseModel, timeout_s: float = READ_TIMEOUT_S
+    ) -> Iterator[Iterator[Answer]]:
+        """The server-sent events that answer a POST which may be repeated, until they have begun.
+
+        Leaving the block closes the connection, by which the service knows that nobody waits any more.
+        """
+        headers = {"Authorization": self._authorization, "Content-Type": "application/json", "Accept": MEDIA_TYPE}
+        content = body.model_dump_json().encode()
+
+        def send() -> httpx2.Response:
+            request = self._http.build_request(
+                "POST", self.base_url + path, content=content, headers=headers, timeout=_timeout(timeout_s)
+            )
+            return self._http.send(request, stream=True)
+
+        response = self._repeated(send, repeatable=True, address=self.base_url)
+        with closing(response):
+            if response.status_code >= 300:
+                response.read()
+                raise _error(response)
+            yield self._events(response, event)
+
+    def _events(self, response: httpx2.Response, event: type[Answer]) -> Iterator[Answer]:
+        reader = EventReader()
+        try:
+            for piece in response.iter_bytes():
+                yield from (_parsed(response, line, event) for line in reader.feed(piece))
+        except httpx2.TransportError as error:
+            raise _no_answer(error, self.base_url) from error
 
     def delete(self, path: str) -> None:
         """The thing at `path` is gone."""
@@ -157,8 +191,10 @@ class Transport:
                 continue
             asked_s = _retry_after_s(response)
             too_long = asked_s is not None and asked_s > MAX_RETRY_AFTER_S
-            if is_last or too_long or not repeatable or response.status_code not in _RETRIED:
+            is_hopeless = response.headers.get("x-should-retry") == "false"
+            if is_last or too_long or is_hopeless or not repeatable or response.status_code not in _RETRIED:
                 return response
+            response.close()
             self.sleep(pause_s if asked_s is None else asked_s)
         raise AssertionError("the last attempt returns or raises")
 
@@ -167,9 +203,9 @@ def _timeout(read_s: float) -> httpx2.Timeout:
     return httpx2.Timeout(read_s, connect=CONNECT_TIMEOUT_S)
 
 
-def _parsed(response: httpx2.Response, answer: type[Answer]) -> Answer:
+def _parsed(response: httpx2.Response, content: bytes, answer: type[Answer]) -> Answer:
     try:
-        return answer.model_validate_json(response.content)
+        return answer.model_validate_json(content)
     except pydantic.ValidationError as error:
         raise APIError(
             Problem(

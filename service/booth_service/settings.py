@@ -71,10 +71,12 @@ class Settings(BaseSettings):
     """The most pictures that wait in a replica; more are answered 429."""
     serving_timeout_s: float = Field(default=600.0, gt=0)
     """A call for pictures fails after that, wherever it is."""
+    serving_calls: int = Field(default=64, ge=1)
+    """The most calls for pictures that are under way in the control plane; more are answered 429."""
     bad_model_memory_s: float = 30.0
     """How long a replica remembers that a model cannot be loaded."""
     picture_life_s: float = 24 * 3600.0
-    """Generated pictures that are stored for links are deleted after that."""
+    """Generated pictures that are stored for links are deleted after that, those of one day (UTC) together."""
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30

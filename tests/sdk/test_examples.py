@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -48,9 +49,15 @@ def run(script: str, *arguments: str | Path, folder: Path) -> str:
     return done.stdout
 
 
-def test_there_are_four_and_each_is_under_sixty_lines() -> None:
+def test_there_are_five_and_each_is_under_sixty_lines() -> None:
     names = [script.name for script in SCRIPTS]
-    assert names == ["generate_from_list.py", "many_subjects.py", "quickstart.py", "use_in_diffusers.py"]
+    assert names == [
+        "generate_from_list.py",
+        "many_subjects.py",
+        "openai_client.py",
+        "quickstart.py",
+        "use_in_diffusers.py",
+    ]
     assert all(len(script.read_text().splitlines()) < 60 for script in SCRIPTS)
 
 
@@ -86,6 +93,17 @@ def test_generate_from_list(server: ScriptedService, tmp_path: Path) -> None:
     request = sent_json(server.asked("POST", "/v1/models/mdl_1/generate")[0])
     assert (request["prompts"], request["seed"]) == (["a photo of sks dog on the moon"], 9)
     assert out.startswith("pictures/000.png\t1\t")
+
+
+def test_openai_client(server: ScriptedService, tmp_path: Path) -> None:
+    answer = {"created": 1, "data": [{"b64_json": base64.b64encode(b"png").decode()}]}
+    server.on("POST", "/v1/images/generations", json.dumps(answer).encode())
+    out = run("openai_client.py", "mdl_1", "a photo of sks dog", folder=tmp_path)
+    [call] = server.asked("POST", "/v1/images/generations")
+    sent = sent_json(call)
+    assert (sent["model"], sent["prompt"], sent["num_inference_steps"]) == ("mdl_1", "a photo of sks dog", 20)
+    assert {name.lower(): value for name, value in call.headers.items()}["authorization"] == "Bearer key"
+    assert (tmp_path / out.strip()).read_bytes() == b"png"
 
 
 def test_use_in_diffusers(server: ScriptedService, tmp_path: Path) -> None:

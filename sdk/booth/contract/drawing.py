@@ -1,16 +1,35 @@
 """How pictures are drawn, on both wires: schedulers by name, and Prompt-to-Prompt edits."""
 
+import unicodedata
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from booth.contract import limits
 from booth.contract.base import Request
 
+
+def _without_controls(text: str) -> str:
+    """The text as it is. Raises where it holds what no tokenizer reads and no terminal, XML or SQL text should get.
+
+    Line breaks and tabs are spaces to a tokenizer. Signs for the direction of writing are letters' companions in
+    Arabic and Hebrew, and are kept as they are: a prompt is shown in a field of its own, never within other text.
+    """
+    bad = sorted({f"U+{ord(sign):04X}" for sign in text if unicodedata.category(sign) == "Cc" and sign not in "\t\n\r"})
+    if bad:
+        raise PydanticCustomError(
+            "control_characters", "It holds control characters: {signs}", {"signs": ", ".join(bad[:8])}
+        )
+    return text
+
+
 SchedulerName = Literal["base", "ddim", "dpmsolver++", "unipc", "euler", "euler_ancestral"]
 EditMode = Literal["replace", "refine", "reweight"]
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS)]
-Word = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_TEXT_CHARS)]
+Plain = AfterValidator(_without_controls)
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_PROMPT_CHARS), Plain]
+NegativePrompt = Annotated[str, StringConstraints(max_length=limits.MAX_PROMPT_CHARS), Plain]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=limits.MAX_TEXT_CHARS), Plain]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -16,6 +16,7 @@ MAX_TEXT_CHARS = 100
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS_PER_CALL = 16
 MAX_IMAGES_PER_CALL = 32
+MAX_PIXELS_PER_CALL = 32 * 1024 * 1024  # of all its pictures together, the sources of edits included
 MAX_SAMPLE_PROMPTS = 8
 MAX_EDIT_WORDS = 16  # of one Prompt-to-Prompt edit
 MAX_INIT_IMAGE_BYTES = 8 * 2**20  # the picture that img2img starts from

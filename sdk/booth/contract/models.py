@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, Field, StringConstraints
+from pydantic import Base64Bytes, Field
 
 from booth.contract import limits
 from booth.contract.base import Record, Request
-from booth.contract.drawing import Fraction, Prompt, PromptEdit, SchedulerName
+from booth.contract.drawing import Fraction, NegativePrompt, Prompt, PromptEdit, SchedulerName
 from booth.contract.jobs import Crop, ExportDtype, LrSchedule, OptimizerName, Precision
 from booth.contract.problems import Problem
 
@@ -85,7 +85,7 @@ class GenerateRequest(Request):
 
     prompts: Annotated[list[Prompt], Field(min_length=1, max_length=limits.MAX_PROMPTS_PER_CALL)]
     num_images: Annotated[int, Field(ge=1, le=limits.MAX_IMAGES_PER_CALL)] = 1
-    negative_prompt: Annotated[str, StringConstraints(max_length=limits.MAX_PROMPT_CHARS)] = ""
+    negative_prompt: NegativePrompt = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=500)] | None = None

@@ -16,9 +16,12 @@ class FieldProblem(Record):
 
 
 class Problem(Record):
-    """The body of every answer with status >= 400 (application/problem+json)."""
+    """The body of every answer with status >= 400 (application/problem+json).
 
-    code: str  # bad_request | unauthenticated | not_found | conflict | invalid | busy | unavailable | paused | internal
+    `code`: bad_request, unauthenticated, not_found, conflict, invalid, busy, unavailable, paused, timeout or internal.
+    """
+
+    code: str
     title: str
     detail: str = ""
     remedy: str = ""
@@ -29,6 +32,8 @@ class Problem(Record):
 
 _REMEDIES = {
     "missing": "Add it.",
+    "base64_decode": "Give the file's bytes in base64.",
+    "control_characters": "Remove them.",
     "json_invalid": "Send a JSON object.",
     "model_attributes_type": "Give names with their values.",
     "string_unicode": "Give text in Unicode.",

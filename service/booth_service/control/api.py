@@ -1,4 +1,4 @@
-"""The users' HTTP API: jobs, models, base models, pictures. Every route acts for the tenant of its key."""
+"""The users' HTTP API: jobs, models, base models. Every route acts for the tenant of its key."""
 
 import asyncio
 import hashlib
@@ -26,8 +26,6 @@ from booth.contract.jobs import (
 from booth.contract.models import (
     BaseModelPage,
     ChunkLink,
-    GenerateAnswer,
-    GenerateRequest,
     ModelDelta,
     ModelFile,
     ModelFiles,
@@ -188,18 +186,6 @@ def get_base_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
         model = serving.owned_model(session, tenant, model_id)
         base = session.get_one(BaseModel, model.base_model_id)
     return _linked(plane, stored_files(base.files))
-
-
-@router.post("/models/{model_id}/generate")
-async def generate(model_id: str, asked: GenerateRequest, tenant: Caller, plane: Here) -> GenerateAnswer:
-    """Pictures by the tenant's model."""
-    return await serving.draw(plane, await run_in_threadpool(serving.of_model, plane, tenant, model_id, asked))
-
-
-@router.post("/base-models/{name}/generate")
-async def generate_with_base(name: str, asked: GenerateRequest, _tenant: Caller, plane: Here) -> GenerateAnswer:
-    """Pictures by a base model, for comparison."""
-    return await serving.draw(plane, await run_in_threadpool(serving.of_base_model, plane, name, asked))
 
 
 def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventPage:

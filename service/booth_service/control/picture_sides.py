@@ -1,6 +1,7 @@
-"""Which sides a training picture may have: what the base model's VAE and UNet halve must come out whole."""
+"""Which sides a picture may have: what the base model's VAE and UNet halve must come out whole."""
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from booth.contract.attempts import StoredFile
@@ -22,14 +23,14 @@ def side_multiple_px(store: ObjectStore, files: list[StoredFile]) -> int:
     return 1 << halvings
 
 
-def resolution_problems(resolution: int, multiple: int) -> list[FieldProblem]:
+def resolution_problems(resolution: int, multiple: int, field: str = "resolution") -> list[FieldProblem]:
     """A problem where pictures of this side do not pass through the base model's networks whole."""
     if resolution % multiple == 0:
         return []
     below = resolution // multiple * multiple
     near = f"{below} or {below + multiple}" if below else f"{multiple}"
     message = f"The base model's networks take multiples of {multiple}."
-    return [FieldProblem(field="resolution", value=str(resolution), message=message, remedy=f"Give {near}.")]
+    return [FieldProblem(field=field, value=str(resolution), message=message, remedy=f"Give {near}.")]
 
 
 def _config(store: ObjectStore, files: list[StoredFile], part: str) -> Any:
@@ -37,4 +38,10 @@ def _config(store: ObjectStore, files: list[StoredFile], part: str) -> Any:
     keys = [file.key for file in files if file.path == path]
     if not keys:
         raise BaseModelError(f"the base model has no {path}")
-    return json.loads(store.get(keys[0]))
+    return _parsed(store, keys[0])
+
+
+@lru_cache(256)
+def _parsed(store: ObjectStore, key: str) -> Any:
+    """Keys of base models' files are those of their content: what was read once is so for good."""
+    return json.loads(store.get(key))

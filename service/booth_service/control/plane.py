@@ -1,11 +1,12 @@
 """What the control plane is made of. Built once in `app.py` and passed to whoever acts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import httpx2
 
+from booth_service.control.calls import Calls
 from booth_service.control.database import Database
 from booth_service.control.launcher import Launcher
 from booth_service.control.tokens import Tokenizers
@@ -20,7 +21,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Plane:
-    """SQL, object store, Ray, Serve and clock of one control plane."""
+    """SQL, object store, Ray, Serve and clock of one control plane, and its calls for pictures."""
 
     settings: Settings
     database: Database
@@ -29,3 +30,4 @@ class Plane:
     launcher: Launcher
     serve: httpx2.AsyncClient
     now: Callable[[], datetime] = utc_now
+    calls: Calls = field(default_factory=Calls)

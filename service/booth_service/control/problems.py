@@ -11,9 +11,11 @@ _STATUS = {
     "conflict": 409,
     "invalid": 422,
     "busy": 429,
+    "client_gone": 499,
     "internal": 500,
     "unavailable": 503,
     "paused": 503,
+    "timeout": 504,
 }
 
 _LISTED_BY = {"job": "ls", "model": "models"}
@@ -56,9 +58,9 @@ def unavailable(title: str, detail: str = "", retry_after_s: int = 5) -> Problem
     return ProblemError("unavailable", title, detail, "Try again in a few seconds.", retry_after_s)
 
 
-def answer(error: ProblemError, request_id: str) -> JSONResponse:
-    """The HTTP answer to an error."""
-    problem = Problem(
+def problem_record(error: ProblemError, request_id: str) -> Problem:
+    """An error on the wire."""
+    return Problem(
         code=error.code,
         title=error.title,
         detail=error.detail,
@@ -67,8 +69,20 @@ def answer(error: ProblemError, request_id: str) -> JSONResponse:
         request_id=request_id,
         problems=error.problems,
     )
+
+
+def headers_of(error: ProblemError) -> dict[str, str]:
+    """What the error's answer says to programs. Clients of OpenAI's family look for `x-should-retry`, ours too."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
     if error.code == "unauthenticated":
         headers["WWW-Authenticate"] = "Bearer"
+    if error.code == "timeout":
+        headers["x-should-retry"] = "false"  # what took all of its time once would do so again
+    return headers
+
+
+def answer(error: ProblemError, request_id: str) -> JSONResponse:
+    """The HTTP answer to an error."""
+    problem = problem_record(error, request_id)
     body = problem.model_dump(mode="json")
-    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+    return JSONResponse(body, problem.status, headers_of(error), media_type="application/problem+json")

@@ -1,5 +1,5 @@
-"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models, and
-weights that were being uploaded when their attempt ended."""
+"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models,
+weights that were being uploaded when their attempt ended, and pictures that links were given for."""
 
 from datetime import timedelta
 
@@ -21,6 +21,7 @@ def sweep(plane: Plane) -> None:
         session.execute(delete(Idempotency).where(Idempotency.created_at < plane.now() - IDEMPOTENCY_LIFE))
     purge_models(plane)
     abort_weights(plane)
+    sweep_pictures(plane)
 
 
 def sweep_uploads(plane: Plane) -> None:
@@ -86,3 +87,15 @@ def abort_weights(plane: Plane) -> None:
     for upload, prefix in begun:
         if prefix is not None and prefix not in alive:
             plane.store.abort(upload)
+
+
+def sweep_pictures(plane: Plane) -> None:
+    """Pictures that links were given for are gone, day by day, when a day's last one has had its life.
+
+    The deletion of a model does not look for them: nothing says which model drew one but the file itself.
+    """
+    over = plane.now() - timedelta(seconds=plane.settings.picture_life_s)
+    for folder in plane.store.folders(keys.PICTURES):
+        day = keys.pictures_day(folder)
+        if day is not None and day < over.date():
+            plane.store.delete(*plane.store.keys(folder))

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from booth.contract.problems import FieldProblem, field_problems
-from booth_service.control import admission, api, attempt_api
+from booth_service.control import admission, api, attempt_api, openai_api, openai_errors, picture_api
 from booth_service.control.middleware import RequestEnvelope
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, answer, invalid, unavailable
@@ -28,6 +28,8 @@ def build(lifespan: Lifespan) -> FastAPI:
     """The application. Its lifespan must set `app.state.plane`."""
     app = FastAPI(title="Booth", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
     app.include_router(api.router)
+    app.include_router(picture_api.router)
+    app.include_router(openai_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
     app.add_middleware(RequestEnvelope)
     app.add_exception_handler(ProblemError, _problem)
@@ -44,8 +46,14 @@ def _request_id(request: Request) -> str:
     return str(request.scope["state"]["request_id"])
 
 
+def _answer(request: Request, error: ProblemError) -> JSONResponse:
+    """In the words of the API that was spoken to."""
+    in_words = openai_errors.answer if request.url.path.startswith(openai_api.PREFIX) else answer
+    return in_words(error, _request_id(request))
+
+
 async def _problem(request: Request, error: Any) -> JSONResponse:
-    return answer(error, _request_id(request))
+    return _answer(request, error)
 
 
 async def _validation(request: Request, error: Any) -> JSONResponse:
@@ -53,12 +61,12 @@ async def _validation(request: Request, error: Any) -> JSONResponse:
     if isinstance(error.body, bytes):
         remedy = "Send a JSON object with Content-Type: application/json."
         body = FieldProblem(field="body", value="", message="It is not JSON.", remedy=remedy)
-        return answer(invalid([body]), _request_id(request))
+        return _answer(request, invalid([body]))
     problems = field_problems([{**each, "loc": _place(each)} for each in error.errors()])
     name = error.body.get("base_model") if isinstance(error.body, dict) else None
     if isinstance(name, str) and not any(problem.field == "base_model" for problem in problems):
         problems += await run_in_threadpool(_unknown_base_model, request.app.state.plane, name)
-    return answer(invalid(problems), _request_id(request))
+    return _answer(request, invalid(problems))
 
 
 def _place(error: dict[str, Any]) -> tuple[Any, ...]:
@@ -81,25 +89,25 @@ async def _http(request: Request, error: Any) -> JSONResponse:
         problem = ProblemError("not_found", f"There is no {request.url.path}.", remedy="See /v1/openapi.json.")
     else:
         problem = ProblemError("bad_request", f"{request.method} {request.url.path}: {error.detail}.")
-    return answer(problem, _request_id(request))
+    return _answer(request, problem)
 
 
 async def _storage(request: Request, error: Any) -> JSONResponse:
     logger.error("%s: %s", _request_id(request), error)
-    return answer(unavailable("The object store does not answer as it should."), _request_id(request))
+    return _answer(request, unavailable("The object store does not answer as it should."))
 
 
 async def _database(request: Request, error: Any) -> JSONResponse:
     logger.error("%s: %s", _request_id(request), error)
-    return answer(unavailable("The database does not answer."), _request_id(request))
+    return _answer(request, unavailable("The database does not answer."))
 
 
 async def _base_model(request: Request, error: Any) -> JSONResponse:
     logger.error("%s: %s", _request_id(request), error)
     problem = ProblemError("internal", "The base model cannot be used.", str(error), "Tell the operator.")
-    return answer(problem, _request_id(request))
+    return _answer(request, problem)
 
 
 async def _unexpected(request: Request, error: Any) -> JSONResponse:
     problem = ProblemError("internal", "An unexpected error.", remedy="Report the request id.")
-    return answer(problem, _request_id(request))
+    return _answer(request, problem)

@@ -2,7 +2,7 @@
 
 import io
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from booth.contract.jobs import Crop
 from booth.contract.photos import WHITE, PhotoError, brightness, open_mask, open_photo
@@ -23,6 +23,14 @@ def reencode_mask(data: bytes, photo_size: tuple[int, int]) -> bytes:
     Raises booth.contract.photos.PhotoError where `data` is no usable mask of such a photo.
     """
     return _png(open_mask(data, photo_size))
+
+
+def start_picture(data: bytes, size: tuple[int, int]) -> bytes:
+    """The picture that drawing starts from (img2img), as PNG of this (width, height): its middle, scaled, no metadata.
+
+    Raises booth.contract.photos.PhotoError where `data` is no usable picture.
+    """
+    return _png(ImageOps.fit(open_photo(data), size, Image.Resampling.LANCZOS))
 
 
 def check_mask(png: bytes, photo_size: tuple[int, int], crop: Crop) -> None:

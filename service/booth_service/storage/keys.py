@@ -1,9 +1,26 @@
-"""Every object key. Tenants' objects lie under their own prefix; base models and class sets under shared ones."""
+"""Every object key. Tenants' objects lie under their own prefix; base models and class sets under shared ones, and
+pictures that links were given for by their day, so that a whole day goes at once."""
 
 import re
+from datetime import date
 
 TENANTS = "tenants/"
 """Below it lies all that belongs to someone."""
+
+
+PICTURES = "pictures/"
+"""Below it lie generated pictures that links were given for."""
+
+
+def picture(tenant_id: str, day: date, picture_id: str) -> str:
+    """A generated picture, by the day it was drawn on."""
+    return f"{PICTURES}{day.isoformat()}/{tenant_id}/{picture_id}.png"
+
+
+def pictures_day(folder: str) -> date | None:
+    """The day of a folder below PICTURES, or None where it is no day's."""
+    found = re.fullmatch(rf"{PICTURES}(\d{{4}}-\d\d-\d\d)/", folder)
+    return date.fromisoformat(found[1]) if found else None
 
 
 def upload(tenant_id: str, sha256: str) -> str:

@@ -278,6 +278,13 @@ class ObjectStore:
         """All keys below a prefix. For sweeps and tests; nothing decides by listing."""
         yield from (listed.key for listed in self.listing(prefix))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """What lies directly below a prefix that ends with "/", as prefixes that do too. For sweeps."""
+        with _mapped(prefix):
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+                yield from (item["Prefix"] for item in page.get("CommonPrefixes", []))
+
     def listing(self, prefix: str) -> Iterator[Listed]:
         """All objects below a prefix, with size and ETag. For operators' commands; nothing decides by listing."""
         with _mapped(f"{self.bucket}/{prefix}"):

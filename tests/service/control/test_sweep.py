@@ -146,3 +146,25 @@ def test_uploads_of_weights_end_with_their_attempt(plane, user, cluster):
     finally:
         for upload in (*mine, later, other):
             plane.store.abort(upload)
+
+
+def test_pictures_behind_links_go_a_day_at_a_time_when_the_last_has_had_its_life(plane, user, clock):
+    days = [clock.moment.date() - timedelta(days=ago) for ago in (0, 1, 2)]
+    stored = [keys.picture(user.tenant_id, day, name) for day in days for name in ("a", "b")]
+    odd = f"{keys.PICTURES}2020-01-01-mine/kept.png"
+    for key in [*stored, odd]:
+        plane.store.put(key, b"png")
+    plane.store.put("pictures-of-others/2020-01-01/kept.png", b"png")
+    clock.moment = clock.moment.replace(hour=0, minute=0)
+    life_s = plane.settings.picture_life_s
+    assert life_s == 24 * 3600
+    sweep(plane)
+    assert set(plane.store.keys(keys.PICTURES)) == {*stored[:4], odd}
+    clock.advance(24 * 3600 - 1)
+    sweep(plane)
+    assert set(plane.store.keys(keys.PICTURES)) == {*stored[:4], odd}
+    clock.advance(1)
+    sweep(plane)
+    assert set(plane.store.keys(keys.PICTURES)) == {*stored[:2], odd}
+    assert len(list(plane.store.keys("pictures-of-others/"))) == 1
+    plane.store.delete(*stored, odd)
