@@ -197,9 +197,9 @@ async def generate(model_id: str, asked: GenerateRequest, tenant: Caller, plane:
 
 
 @router.post("/base-models/{name}/generate")
-async def generate_with_base(name: str, asked: GenerateRequest, _tenant: Caller, plane: Here) -> GenerateAnswer:
+async def generate_with_base(name: str, asked: GenerateRequest, tenant: Caller, plane: Here) -> GenerateAnswer:
     """Pictures by a base model, for comparison."""
-    return await serving.draw(plane, await run_in_threadpool(serving.of_base_model, plane, name, asked))
+    return await serving.draw(plane, await run_in_threadpool(serving.of_base_model, plane, tenant, name, asked))
 
 
 def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventPage:

@@ -1,12 +1,13 @@
 """What the control plane is made of. Built once in `app.py` and passed to whoever acts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import httpx2
 
 from booth_service.control.database import Database
+from booth_service.control.drawing import Drawing
 from booth_service.control.launcher import Launcher
 from booth_service.control.tokens import Tokenizers
 from booth_service.settings import Settings
@@ -20,7 +21,11 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Plane:
-    """SQL, object store, Ray, Serve and clock of one control plane."""
+    """SQL, object store, Ray, Serve and clock of one control plane.
+
+    `serve` is for the event loop and passes through `drawing`, `serve_now` for threads. `handed_over` are manifests of
+    models that replicas hold already and SQL does not show yet.
+    """
 
     settings: Settings
     database: Database
@@ -29,3 +34,6 @@ class Plane:
     launcher: Launcher
     serve: httpx2.AsyncClient
     now: Callable[[], datetime] = utc_now
+    drawing: Drawing = field(default_factory=lambda: Drawing(httpx2.AsyncHTTPTransport()))
+    serve_now: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False))
+    handed_over: set[str] = field(default_factory=set)

@@ -14,6 +14,7 @@ from booth.contract.models import GenerateAnswer, GenerateRequest, Picture, Reci
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import (
     FORGET_PATH,
+    ROUTING_HEADER,
     SECRET_HEADER,
     Draw,
     DrawAnswer,
@@ -25,6 +26,7 @@ from booth_service.control import base_models
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid, not_found, unavailable
 from booth_service.control.records import BaseModel, Model
+from booth_service.control.sharing import require_serving
 from booth_service.control.views import stored_files
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest
     """What to draw with a tenant's model."""
     with plane.database.read() as session:
         model = owned_model(session, tenant_id, model_id)
+        require_serving(session, tenant_id)
         base = session.get_one(BaseModel, model.base_model_id)
     ref = ModelRef(
         model_id=model.id,
@@ -57,10 +60,11 @@ def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest
     return _draw_request(ref, asked, Recipe.model_validate(base.recipe), Params.model_validate(model.params).resolution)
 
 
-def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawRequest:
+def of_base_model(plane: Plane, tenant_id: str, name: str, asked: GenerateRequest) -> DrawRequest:
     """What to draw with a base model alone."""
     with plane.database.read() as session:
         base = base_models.named(session, name)
+        require_serving(session, tenant_id)
     recipe = Recipe.model_validate(base.recipe)
     ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
     return _draw_request(ref, asked, recipe, recipe.resolution)
@@ -69,8 +73,9 @@ def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawReques
 async def draw(plane: Plane, request: DrawRequest) -> GenerateAnswer:
     """The pictures. Raises busy, unavailable or internal, as Serve is."""
     try:
+        headers = _headers(plane) | {ROUTING_HEADER: request.model.routing_key}
         response = await plane.serve.post(
-            plane.settings.serve_url, content=request.model_dump_json(), headers=_headers(plane), timeout=TIMEOUT
+            plane.settings.serve_url, content=request.model_dump_json(), headers=headers, timeout=TIMEOUT
         )
     except httpx2.TimeoutException as error:
         raise unavailable("Inference did not answer in time.", type(error).__name__, retry_after_s=30) from error

@@ -14,7 +14,7 @@ from booth_service.local.part import Signals
 IMPORT_PATH = "booth_service.inference.deployment:application"
 _NAME = "booth"
 _READY_WITHIN_S = 300.0
-_REQUEST_TIMEOUT_S = 600.0
+_REQUEST_TIMEOUT_S = 660.0  # above a call's own, so that the engine says why
 
 
 class ServeApp:
