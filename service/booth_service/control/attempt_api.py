@@ -87,8 +87,8 @@ def release_class_set(job_id: str, number: int, address: Address, plane: Here) -
 
 @router.post("/published")
 def post_published(job_id: str, number: int, published: Published, plane: Here) -> dict[str, str]:
-    """The model is verified, in a replica's memory where one is up, and visible. Invalid, and the attempt over, where it
-    fails verification."""
+    """The model is verified, warm where a replica is up, and visible. Invalid, and the attempt over, where it fails
+    verification."""
     with plane.database.read() as session:
         model = session.scalar(select(Model).where(Model.job_id == job_id))
         if model is not None and model.manifest_sha256 == published.manifest_sha256:

@@ -169,7 +169,7 @@ def replica_devices(config: Settings) -> dict[str, Any]:
 
 def serve_options(config: Settings) -> dict[str, Any]:
     """How Serve runs replicas: how many, how many calls each, and what becomes of the rest."""
-    ongoing = min(BATCHES_AT_A_REPLICA * config.serving_batch_size, config.serving_queue_pictures)
+    ongoing = max(1, min(BATCHES_AT_A_REPLICA * config.serving_batch_size, config.serving_queue_pictures // 2))
     return {
         "max_ongoing_requests": ongoing,
         "max_queued_requests": max(1, config.serving_queue_pictures - ongoing),

@@ -1,4 +1,4 @@
-"""The hand-over of a published model to a replica, and of the news that one was deleted. Serve is a real HTTP server."""
+"""The hand-over of a published model to a replica, and of the news that one was deleted. Serve is a Starlette app."""
 
 from dataclasses import replace
 
