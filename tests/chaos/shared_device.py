@@ -18,7 +18,7 @@ import booth
 from booth.contract.states import JobState
 
 TEAPOT = sorted((Path(__file__).parents[2] / "examples" / "tinyworld" / "subjects" / "teapot").glob("*.png"))
-LONG = {"prompts": ["a photo of a teapot"], "num_images": 8, "num_inference_steps": 120, "seed": 1}
+LONG = {"prompts": ["a photo of a teapot"], "num_images": 8, "num_inference_steps": 500, "seed": 1}
 SHORT = {"prompts": ["a photo of a teapot"], "num_images": 1, "num_inference_steps": 2, "seed": 1}
 
 

@@ -1,10 +1,14 @@
-"""Calls to Serve that are under way, counted on their way out: what inference has to finish before it may leave."""
+"""Calls to Serve on their way out: counted, for inference may leave only when they are done, and tried once more where
+the replica died under them."""
 
+import logging
 from collections.abc import AsyncIterator
 
 import httpx2
 
-from booth.contract.serving import STREAM_PATH
+from booth.contract.serving import FORGET_PATH, WARM_PATH
+
+logger = logging.getLogger(__name__)
 
 
 class Drawing(httpx2.AsyncBaseTransport):
@@ -14,11 +18,16 @@ class Drawing(httpx2.AsyncBaseTransport):
         self.transport, self.calls = transport, 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if request.url.path.rstrip("/") not in ("", STREAM_PATH):
+        """The answer. A picture is a function of its request, so that drawing it twice harms nobody."""
+        if request.url.path.endswith((FORGET_PATH, WARM_PATH)):
             return await self.transport.handle_async_request(request)
         self.calls += 1
         try:
             answer = await self.transport.handle_async_request(request)
+            if lost_its_replica(answer):
+                logger.warning("a replica died while it drew; the call is tried once more")
+                await answer.aclose()
+                answer = await self.transport.handle_async_request(request)
         except BaseException:
             self.calls -= 1
             raise
@@ -28,6 +37,11 @@ class Drawing(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self.transport.aclose()
+
+
+def lost_its_replica(answer: httpx2.Response) -> bool:
+    """Serve's proxy answers a bare 500 then; the application's own errors are JSON."""
+    return answer.status_code == 500 and not answer.headers.get("Content-Type", "").startswith("application/json")
 
 
 class _Counted(httpx2.AsyncByteStream):
