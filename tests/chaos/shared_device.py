@@ -18,7 +18,7 @@ import booth
 from booth.contract.states import JobState
 
 TEAPOT = sorted((Path(__file__).parents[2] / "examples" / "tinyworld" / "subjects" / "teapot").glob("*.png"))
-LONG = {"prompts": ["a photo of a teapot"], "num_images": 8, "num_inference_steps": 500, "seed": 1}
+LONG = {"prompts": ["a photo of a teapot"], "num_images": 8, "num_inference_steps": 200, "seed": 1}
 SHORT = {"prompts": ["a photo of a teapot"], "num_images": 1, "num_inference_steps": 2, "seed": 1}
 
 
@@ -32,7 +32,8 @@ def row(folder: Path) -> str:
             time.sleep(1.5)
             assert not long.done(), "the pictures under way are too short for this test"
             job = client.personalize(TEAPOT, "sks", "teapot", steps=30, num_class_images=4, seed=4)
-            refused = wait_for(lambda: paused(ask(machine, SHORT)))
+            wait_for(lambda: job.refresh().status_detail.startswith("Waiting for inference"))
+            refused = paused(ask(machine, SHORT))
             assert not long.done(), "calls are refused while those before them are finished"
             assert len(long.result().json()["pictures"]) == 8
         wait_for(lambda: not replicas(machine))
@@ -75,10 +76,9 @@ def ask(machine: OneMachine, body: dict) -> httpx2.Response:
     return httpx2.Response(599)
 
 
-def paused(answer: httpx2.Response) -> dict | None:
-    """The refusal that says so, once there is one; it must tell when to come back."""
-    if answer.status_code != 503 or answer.json()["code"] != "paused":
-        return None
+def paused(answer: httpx2.Response) -> dict:
+    """The refusal that says so; it must tell when to come back."""
+    assert (answer.status_code, answer.json()["code"]) == (503, "paused"), answer.text
     assert int(answer.headers["Retry-After"]) > 0
     return dict(answer.json())
 

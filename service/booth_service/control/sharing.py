@@ -157,8 +157,8 @@ def _job_in_the_way(session: Session, serving: Serving) -> Job | None:
     """The job that runs; before it does, the one that inference makes room for."""
     open_attempts = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
     running = session.scalars(open_attempts.order_by(Job.id).limit(1)).first()
-    waiting = session.get(Job, serving.job_id) if serving.job_id else None
-    return running or (waiting if waiting is not None and not waiting.state.is_final else None)
+    job = running or (session.get(Job, serving.job_id) if serving.job_id else None)
+    return job if job is not None and not job.state.is_final else None
 
 
 def _duration(seconds: float) -> str:
