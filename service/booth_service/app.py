@@ -13,10 +13,10 @@ from sqlalchemy import make_url
 
 from booth_service.control import web
 from booth_service.control.database import Database
-from booth_service.control.drawing import Drawing
 from booth_service.control.launcher import Launcher
 from booth_service.control.plane import Plane
 from booth_service.control.reconciler import Reconciler
+from booth_service.control.serve_calls import ServeCalls
 from booth_service.control.tokens import Tokenizers
 from booth_service.settings import Settings
 from booth_service.settings import settings as settings_of_process
@@ -61,15 +61,17 @@ def build_plane(settings: Settings) -> Plane:
     database.migrate()
     store = ObjectStore(settings.s3_bucket, settings.s3_endpoint_url, settings.s3_region)
     store.ensure_bucket()
-    drawing = Drawing(httpx2.AsyncHTTPTransport(trust_env=False, limits=httpx2.Limits(max_keepalive_connections=20)))
+    serve_calls = ServeCalls(
+        httpx2.AsyncHTTPTransport(trust_env=False, limits=httpx2.Limits(max_keepalive_connections=20))
+    )
     return Plane(
         settings=settings,
         database=database,
         store=store,
         tokenizers=Tokenizers(store),
         launcher=Launcher(settings.ray_dashboard_url),
-        serve=httpx2.AsyncClient(transport=drawing),
-        drawing=drawing,
+        serve=httpx2.AsyncClient(transport=serve_calls),
+        serve_calls=serve_calls,
     )
 
 

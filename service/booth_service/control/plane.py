@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import httpx2
 
 from booth_service.control.database import Database
-from booth_service.control.drawing import Drawing
 from booth_service.control.launcher import Launcher
+from booth_service.control.serve_calls import ServeCalls
 from booth_service.control.tokens import Tokenizers
 from booth_service.settings import Settings
 from booth_service.storage.s3 import ObjectStore
@@ -23,8 +23,8 @@ def utc_now() -> datetime:
 class Plane:
     """SQL, object store, Ray, Serve and clock of one control plane.
 
-    `serve` is for the event loop and passes through `drawing`, `serve_now` for threads. `handed_over` are manifests of
-    models that replicas hold already and SQL does not show yet.
+    `serve` is for the event loop and passes through `serve_calls`, `serve_now` for threads. `handed_over` are
+    manifests of models that replicas hold already and SQL does not show yet.
     """
 
     settings: Settings
@@ -34,6 +34,6 @@ class Plane:
     launcher: Launcher
     serve: httpx2.AsyncClient
     now: Callable[[], datetime] = utc_now
-    drawing: Drawing = field(default_factory=lambda: Drawing(httpx2.AsyncHTTPTransport()))
+    serve_calls: ServeCalls = field(default_factory=lambda: ServeCalls(httpx2.AsyncHTTPTransport()))
     serve_now: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False))
     handed_over: set[str] = field(default_factory=set)

@@ -23,7 +23,7 @@ def share(plane: Plane, waiting: list[Job], running: int) -> str:
     if row.state is ServingState.SERVING and not work:
         return ""
     since_s = (plane.now() - row.since).total_seconds()
-    now = sharing.Situation(row.state, since_s, work, plane.drawing.calls, _look(plane))
+    now = sharing.Situation(row.state, since_s, work, plane.serve_calls.under_way, _look(plane))
     decision = sharing.decide(now, plane.settings)
     if not isinstance(decision, sharing.Hold | sharing.ComingBack) and decision != sharing.Pause():
         logger.info("shared device, %s with %d job(s): %s", row.state.value, work, decision)

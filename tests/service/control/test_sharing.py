@@ -126,13 +126,13 @@ def test_inference_leaves_for_a_job_and_comes_back_with_its_model(shared, cluste
     shared = replace(shared, serve_now=httpx2.Client(transport=transport))
     reconciler.plane = shared
 
-    shared.drawing.calls = 2
+    shared.serve_calls.under_way = 2
     for _ in range(2):
         reconciler.round()
     assert row(shared) == (DRAINING, job)
     assert driver.job["status_detail"] == "Waiting for inference to finish 2 calls for pictures."
     assert cluster.serve.configs == []
-    shared.drawing.calls = 0
+    shared.serve_calls.under_way = 0
     for _ in range(2):
         reconciler.round()
     assert [config["target_capacity"] for config in cluster.serve.configs] == [0]

@@ -11,17 +11,17 @@ from booth.contract.serving import FORGET_PATH, WARM_PATH
 logger = logging.getLogger(__name__)
 
 
-class Drawing(httpx2.AsyncBaseTransport):
-    """Passes calls on. `calls` are those for pictures whose answers are not complete."""
+class ServeCalls(httpx2.AsyncBaseTransport):
+    """Passes calls on. `under_way` are those for pictures whose answers are not complete."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
-        self.transport, self.calls = transport, 0
+        self.transport, self.under_way = transport, 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The answer. A picture is a function of its request, so that drawing it twice harms nobody."""
         if request.url.path.endswith((FORGET_PATH, WARM_PATH)):
             return await self.transport.handle_async_request(request)
-        self.calls += 1
+        self.under_way += 1
         try:
             answer = await self.transport.handle_async_request(request)
             if lost_its_replica(answer):
@@ -29,7 +29,7 @@ class Drawing(httpx2.AsyncBaseTransport):
                 await answer.aclose()
                 answer = await self.transport.handle_async_request(request)
         except BaseException:
-            self.calls -= 1
+            self.under_way -= 1
             raise
         assert isinstance(answer.stream, httpx2.AsyncByteStream)
         answer.stream = _Counted(answer.stream, self)
@@ -45,8 +45,8 @@ def lost_its_replica(answer: httpx2.Response) -> bool:
 
 
 class _Counted(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, drawing: Drawing) -> None:
-        self._stream, self._drawing = stream, drawing
+    def __init__(self, stream: httpx2.AsyncByteStream, calls: ServeCalls) -> None:
+        self._stream, self._calls = stream, calls
         self._is_open = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -56,5 +56,5 @@ class _Counted(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._drawing.calls -= 1
+            self._calls.under_way -= 1
         await self._stream.aclose()
