@@ -76,6 +76,11 @@ def ray_dashboard_url(state: State) -> str:
     return f"http://127.0.0.1:{state.ray_ports['dashboard']}"
 
 
+def serving_timeout_s() -> float:
+    """What a call for pictures may take: the operator's choice, or the default of the service's settings."""
+    return float(os.environ.get("BOOTH_SERVING_TIMEOUT_S") or 600)
+
+
 def shared_device() -> str:
     """The Ray resource that inference and jobs take turns at: the operator's choice, or this machine's GPU where
     inference has none of its own."""
