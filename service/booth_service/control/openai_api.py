@@ -93,7 +93,7 @@ def _resolving(plane: Plane, tenant_id: str, asked: ImagesRequest) -> Resolve:
             if error.code != "not_found":
                 raise
         try:
-            return await pictures.of_base_model(plane, asked.model, ours)
+            return await pictures.of_base_model(plane, tenant_id, asked.model, ours)
         except ProblemError as error:
             if error.code == "not_found":
                 message = f"There is no model or base model {asked.model!r}."

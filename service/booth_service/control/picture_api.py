@@ -33,7 +33,7 @@ async def generate_with_base(
     name: str, asked: GenerateRequest, tenant: Caller, plane: Here, request: Request
 ) -> Response:
     """Pictures by a base model, for comparison."""
-    return await _answered(plane, tenant, request, asked, partial(pictures.of_base_model, plane, name, asked))
+    return await _answered(plane, tenant, request, asked, partial(pictures.of_base_model, plane, tenant, name, asked))
 
 
 async def drawn(plane: Plane, tenant_id: str, request: Request, resolve: Resolve, *, linked: bool) -> GenerateAnswer:

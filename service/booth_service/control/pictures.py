@@ -17,6 +17,7 @@ from booth_service.control import base_models, picture_sides, serving
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
 from booth_service.control.records import BaseModel
+from booth_service.control.sharing import require_serving
 from booth_service.control.views import stored_files
 from booth_service.data.images import start_picture
 
@@ -29,9 +30,9 @@ async def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateR
     return await _with_start(await run_in_threadpool(_of_model, plane, tenant_id, model_id, asked), asked)
 
 
-async def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawRequest:
+async def of_base_model(plane: Plane, tenant_id: str, name: str, asked: GenerateRequest) -> DrawRequest:
     """What to draw with a base model alone. Raises not_found, or `invalid` naming all that is wrong."""
-    return await _with_start(await run_in_threadpool(_of_base_model, plane, name, asked), asked)
+    return await _with_start(await run_in_threadpool(_of_base_model, plane, tenant_id, name, asked), asked)
 
 
 def problems_of(asked: GenerateRequest, width: int, height: int) -> list[FieldProblem]:
@@ -48,6 +49,7 @@ def problems_of(asked: GenerateRequest, width: int, height: int) -> list[FieldPr
 def _of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest) -> DrawRequest:
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant_id, model_id)
+        require_serving(session, tenant_id)
         base = session.get_one(BaseModel, model.base_model_id)
     ref = ModelRef(
         model_id=model.id,
@@ -60,9 +62,10 @@ def _of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateReques
     return _draw_request(plane, ref, asked, Recipe.model_validate(base.recipe), resolution)
 
 
-def _of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawRequest:
+def _of_base_model(plane: Plane, tenant_id: str, name: str, asked: GenerateRequest) -> DrawRequest:
     with plane.database.read() as session:
         base = base_models.named(session, name)
+        require_serving(session, tenant_id)
     recipe = Recipe.model_validate(base.recipe)
     ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
     return _draw_request(plane, ref, asked, recipe, recipe.resolution)

@@ -146,6 +146,10 @@ class Engine:
         with self._changed:
             self._changed.notify_all()
 
+    def held(self) -> list[str]:
+        """The models of which a copy is here, by the SHA-256 of their manifests."""
+        return [name for name in self.models.cache.names() if "/" not in name]
+
     def queued_pictures(self) -> int:
         """Pictures that wait or are being drawn."""
         with self._changed:
