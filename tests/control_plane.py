@@ -64,9 +64,36 @@ class Clock:
 
 
 @dataclass
+class Serve:
+    """What Serve's REST API shows of the application, in memory: replicas that were told to leave do so when told."""
+
+    is_deployed: bool = False
+    capacity: float | None = None
+    replicas: list[str] = field(default_factory=list)
+    configs: list[dict] = field(default_factory=list)
+
+    def details(self) -> dict:
+        replicas = [{"state": state} for state in self.replicas]
+        config = {"name": "booth", "import_path": "booth_service.inference.deployment:application"}
+        booth = {"deployed_app_config": config, "deployments": {"Painter": {"replicas": replicas}}}
+        return {
+            "proxy_location": "HeadOnly",
+            "http_options": {"port": 8000},
+            "applications": {"booth": booth} if self.is_deployed else {},
+            "target_capacity": self.capacity,
+        }
+
+    def take(self, config: dict) -> None:
+        self.configs.append(config)
+        self.capacity = config.get("target_capacity")
+        self.replicas = ["STOPPING"] * len(self.replicas) if self.capacity == 0 else self.replicas or ["STARTING"]
+
+
+@dataclass
 class Cluster:
     """What the control plane sees of Ray, in memory. `submit` and `stop` do what Ray's Jobs API does."""
 
+    serve: Serve = field(default_factory=Serve)
     jobs: dict[str, RayStatus] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     submissions: int = 0
@@ -93,6 +120,14 @@ class Cluster:
         if submission_id not in self.jobs:
             raise ClusterAway("status code 404")
         return self.printed.get(submission_id, f"log of {submission_id}\n")
+
+    def serve_details(self) -> dict:
+        self._reach()
+        return self.serve.details()
+
+    def deploy(self, config: dict) -> None:
+        self._reach()
+        self.serve.take(config)
 
     def _reach(self) -> None:
         if self.is_away:

@@ -16,6 +16,7 @@ from booth_service.control.database import Database
 from booth_service.control.launcher import Launcher
 from booth_service.control.plane import Plane
 from booth_service.control.reconciler import Reconciler
+from booth_service.control.serve_calls import ServeCalls
 from booth_service.control.tokens import Tokenizers
 from booth_service.settings import Settings
 from booth_service.settings import settings as settings_of_process
@@ -48,6 +49,7 @@ def create_app(settings: Settings | None = None, *, reconcile: bool = True) -> F
                 if reconcile:
                     await run_in_threadpool(reconciler.stop)
                 await plane.serve.aclose()
+                plane.serve_now.close()
                 plane.database.close()
 
     return web.build(lifespan)
@@ -59,13 +61,17 @@ def build_plane(settings: Settings) -> Plane:
     database.migrate()
     store = ObjectStore(settings.s3_bucket, settings.s3_endpoint_url, settings.s3_region)
     store.ensure_bucket()
+    serve_calls = ServeCalls(
+        httpx2.AsyncHTTPTransport(trust_env=False, limits=httpx2.Limits(max_keepalive_connections=20))
+    )
     return Plane(
         settings=settings,
         database=database,
         store=store,
         tokenizers=Tokenizers(store),
         launcher=Launcher(settings.ray_dashboard_url),
-        serve=httpx2.AsyncClient(trust_env=False),
+        serve=httpx2.AsyncClient(transport=serve_calls),
+        serve_calls=serve_calls,
     )
 
 

@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     """A call for pictures fails after that, wherever it is."""
     serving_calls: int = Field(default=64, ge=1)
     """The most calls for pictures that are under way in the control plane; more are answered 429."""
+    serving_stuck_limit_s: float = Field(default=180.0, gt=0)
+    """A replica whose device has not finished a denoising step for so long is replaced."""
+    serving_drain_s: float = Field(default=120.0, gt=0)
+    """How long a replica that has to leave may take to finish the pictures under way."""
+    serving_warm_s: float = Field(default=60.0, ge=0)
+    """How long a job that has published its model waits at most until a replica holds it in memory; 0 skips that."""
     bad_model_memory_s: float = 30.0
     """How long a replica remembers that a model cannot be loaded."""
     picture_life_s: float = 24 * 3600.0

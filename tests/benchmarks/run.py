@@ -21,6 +21,7 @@ import delta
 import duels
 import fetch
 import publish
+import serve_overhead
 import startup
 import warm_set
 from chooser import report_agreement
@@ -71,6 +72,7 @@ OTHERS = {
     "C6": class_images.report_pool,
     "C7": publish.report,
     "C8": delta.report,
+    "C14": serve_overhead.report,
     "F1": fetch.report,
     "S1": startup.report,
     "W1": warm_set.report,

@@ -7,6 +7,10 @@ POST /stream   DrawRequest -> server-sent events, `data:` a DrawEvent each; the 
 POST /warm     ModelRef -> 204 when its weights lie in host memory
 POST /forget   ForgetRequest -> 204
 GET  /healthz  200
+
+The call's ROUTING_HEADER names the model, so that Serve sends all calls for one model to one replica while it has room.
+A replica asks the control plane from time to time, POST DELETED_PATH HeldModels -> HeldModels: those of its models that
+were deleted.
 """
 
 from typing import Literal
@@ -16,9 +20,11 @@ from booth.contract.base import Record
 from booth.contract.drawing import PromptEdit, SchedulerName
 
 SECRET_HEADER = "x-booth-stack-secret"
+ROUTING_HEADER = "x-session-id"  # the one that Ray Serve's consistent-hash router keys on
 STREAM_PATH = "/stream"
 WARM_PATH = "/warm"
 FORGET_PATH = "/forget"
+DELETED_PATH = "/internal/serving/deleted"
 
 
 class ModelRef(Record):
@@ -30,11 +36,22 @@ class ModelRef(Record):
     manifest_key: str | None = None
     manifest_sha256: str | None = None
 
+    @property
+    def routing_key(self) -> str:
+        """The same for all calls that want the same weights."""
+        return self.manifest_sha256 or self.model_id
+
 
 class ForgetRequest(Record):
     """A model that was deleted: no copy of it may stay."""
 
     manifest_sha256: str
+
+
+class HeldModels(Record):
+    """Models that somebody holds copies of, by the SHA-256 of their manifests."""
+
+    manifest_sha256s: list[str]
 
 
 class Draw(Record):

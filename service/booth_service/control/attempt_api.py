@@ -19,11 +19,12 @@ from booth.contract.attempts import (
 from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
-from booth_service.control import class_sets, lifecycle, policy
+from booth.contract.serving import ModelRef
+from booth_service.control import class_sets, lifecycle, policy, warm
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
-from booth_service.control.records import BaseModel, Job, Model
+from booth_service.control.records import BaseModel, Job, Model, new_id
 from booth_service.control.verification import Claim, verify
 from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights
@@ -86,7 +87,8 @@ def release_class_set(job_id: str, number: int, address: Address, plane: Here) -
 
 @router.post("/published")
 def post_published(job_id: str, number: int, published: Published, plane: Here) -> dict[str, str]:
-    """The model is verified and visible. Invalid, and the attempt over, where it fails verification."""
+    """The model is verified, warm where a replica is up, and visible. Invalid, and the attempt over, where it fails
+    verification."""
     with plane.database.read() as session:
         model = session.scalar(select(Model).where(Model.job_id == job_id))
         if model is not None and model.manifest_sha256 == published.manifest_sha256:
@@ -100,9 +102,15 @@ def post_published(job_id: str, number: int, published: Published, plane: Here) 
         problem = FieldProblem(field="manifest", value=published.manifest_key, message=bad.detail)
         raise invalid([problem]) from bad
     total_bytes = sum(file.bytes for file in manifest.files)
-    with plane.database.write() as session:
-        key_and_hash = (published.manifest_key, published.manifest_sha256)
-        lifecycle.succeed(session, job_id, number, published.fence, key_and_hash, total_bytes, plane.now())
+    ref = ModelRef(
+        model_id=new_id("model"),
+        base_model=base.name,
+        base_files=stored_files(base.files),
+        manifest_key=published.manifest_key,
+        manifest_sha256=published.manifest_sha256,
+    )
+    with warm.handed_over(plane, ref), plane.database.write() as session:
+        lifecycle.succeed(session, job_id, number, published.fence, ref, total_bytes, plane.now())
     return {}
 
 

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 
 from booth.contract.event_stream import EventReader
 from booth.contract.problems import FieldProblem
-from booth.contract.serving import STREAM_PATH, DrawAnswer, DrawEvent, DrawRefusal, DrawRequest, ModelRef
+from booth.contract.serving import (
+    ROUTING_HEADER,
+    STREAM_PATH,
+    DrawAnswer,
+    DrawEvent,
+    DrawRefusal,
+    DrawRequest,
+    ModelRef,
+)
 from booth.contract.states import FailureReason
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid, unavailable
@@ -82,7 +90,8 @@ def problem_of(refusal: DrawRefusal, request: DrawRequest, retry_after_s: int = 
 
 def _sent(plane: Plane, request: DrawRequest) -> dict[str, Any]:
     timeout = httpx2.Timeout(request.timeout_s + GRACE_S, connect=5)
-    return {"content": request.model_dump_json(), "headers": headers(plane), "timeout": timeout}
+    sent = headers(plane) | {ROUTING_HEADER: request.model.routing_key}
+    return {"content": request.model_dump_json(), "headers": sent, "timeout": timeout}
 
 
 async def _events(response: httpx2.Response, request: DrawRequest) -> AsyncGenerator[DrawEvent, None]:

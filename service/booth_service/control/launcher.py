@@ -1,4 +1,4 @@
-"""Ray's Jobs API: start, look at, stop and read the one Ray job of an attempt.
+"""Ray's Jobs API: start, look at, stop and read the one Ray job of an attempt; and Serve's, at the same address.
 
 The cluster may be away at any time: then `status` says so, and everything else raises ClusterAway.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from booth_service.control.policy import RayStatus
+from booth_service.control.serve_app import SERVE_PATH
 from booth_service.settings import forget_ray_addresses
 
 if TYPE_CHECKING:
@@ -62,6 +63,21 @@ class Launcher:
     def logs(self, submission_id: str) -> str:
         """All that the driver has printed so far."""
         return str(self._call("get_job_logs", submission_id))
+
+    def serve_details(self) -> dict[str, Any]:
+        """What Serve says of itself and its applications."""
+        details: dict[str, Any] = self._ask("GET", SERVE_PATH).json()
+        return details
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Serve has taken this configuration in place of the one before."""
+        self._ask("PUT", SERVE_PATH, json_data=config)
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
+        answer = self._call("_do_request", method, path, **more)  # Ray's client brings its token along
+        if answer.status_code != 200:
+            raise ClusterAway(f"{method} {path}: {answer.status_code}: {answer.text[-500:]}")
+        return answer
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         from ray.exceptions import RayError

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from booth.contract.attempts import Beat
 from booth.contract.jobs import TRAINING_PHASE, JobFailure, Params, Progress
+from booth.contract.serving import ModelRef
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.control import policy, samples
 from booth_service.control.problems import ProblemError, conflict, not_found
-from booth_service.control.records import Attempt, AttemptState, Job, JobEvent, Model, new_id
+from booth_service.control.records import Attempt, AttemptState, Job, JobEvent, Model
 from booth_service.settings import Settings
 
 PROGRESS_EVENT_INTERVAL = timedelta(seconds=2)
@@ -166,21 +167,21 @@ def close_attempt(session: Session, attempt: Attempt, now: datetime) -> None:
 
 
 def succeed(
-    session: Session, job_id: str, number: int, fence: int, manifest: tuple[str, str], total_bytes: int, now: datetime
+    session: Session, job_id: str, number: int, fence: int, published: ModelRef, total_bytes: int, now: datetime
 ) -> Model:
-    """The model exists and its job succeeded, in the one moment of this transaction. `manifest` is key and SHA-256."""
+    """The model exists and its job succeeded, in the one moment of this transaction."""
     job, attempt = live_attempt(session, job_id, number, fence)
     if job.desired is Desired.CANCEL or attempt.stop_reason is not None:
         raise conflict(f"Job {job_id} was asked to stop before its model was published.")
     model = Model(
-        id=new_id("model"),
+        id=published.model_id,
         tenant_id=job.tenant_id,
         job_id=job.id,
         base_model_id=job.base_model_id,
         name=job.name,
         params=job.params,
-        manifest_key=manifest[0],
-        manifest_sha256=manifest[1],
+        manifest_key=published.manifest_key,
+        manifest_sha256=published.manifest_sha256,
         bytes=total_bytes,
         created_at=now,
     )

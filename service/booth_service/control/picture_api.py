@@ -15,6 +15,7 @@ from booth_service.control.auth import Caller, Here
 from booth_service.control.connection import EventStream, while_connected
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, problem_record, unavailable
+from booth_service.control.sharing import require_serving
 from booth_service.errors import StorageError
 
 Resolve = Callable[[GenerateRequest], DrawRequest]
@@ -42,7 +43,7 @@ async def drawn(
 ) -> GenerateAnswer:
     """The pictures, unless the client goes away first, which ends the drawing."""
     with plane.calls.one(plane.settings.serving_calls):
-        wanted = await _wanted(asked, resolve)
+        wanted = await _wanted(plane, tenant_id, asked, resolve)
         answer = await while_connected(request, drawing.draw(plane, wanted))
         return await picture_answers.answer_of(plane, tenant_id, wanted, answer, linked=_is_linked(asked))
 
@@ -61,15 +62,22 @@ async def _streamed(
 ) -> EventStream:
     async with AsyncExitStack() as stack:
         stack.enter_context(plane.calls.one(plane.settings.serving_calls))
-        wanted = await _wanted(asked, resolve)
+        wanted = await _wanted(plane, tenant_id, asked, resolve)
         first, rest = await while_connected(request, _opened(stack, plane, wanted))
         events = _relayed(plane, tenant_id, request, wanted, first, rest, _is_linked(asked))
         stream = EventStream(events, stack.pop_all())
     return stream
 
 
-async def _wanted(asked: GenerateRequest, resolve: Resolve) -> DrawRequest:
-    return await pictures.with_start(await run_in_threadpool(resolve, asked), asked)
+async def _wanted(plane: Plane, tenant_id: str, asked: GenerateRequest, resolve: Resolve) -> DrawRequest:
+    return await pictures.with_start(await run_in_threadpool(_resolved, plane, tenant_id, asked, resolve), asked)
+
+
+def _resolved(plane: Plane, tenant_id: str, asked: GenerateRequest, resolve: Resolve) -> DrawRequest:
+    wanted = resolve(asked)
+    with plane.database.read() as session:
+        require_serving(session, tenant_id)
+    return wanted
 
 
 def _is_linked(asked: GenerateRequest) -> bool:

@@ -125,15 +125,18 @@ def decide(
     return _running(job, attempt, settings, now, watching_since)
 
 
-def decide_queue(queued: list[Job], running: int, settings: Settings, now: datetime) -> list[tuple[Job, Claim | Say]]:
-    """What to do with the jobs that wait, oldest first. `running` counts the attempts that are not closed."""
+def decide_queue(
+    queued: list[Job], running: int, settings: Settings, now: datetime, hold: str = ""
+) -> list[tuple[Job, Claim | Say]]:
+    """What to do with the jobs that wait, oldest first. `running` counts the attempts that are not closed; with `hold`,
+    which says why, none may begin now."""
     decisions: list[tuple[Job, Claim | Say]] = []
     ahead = running
     for job in queued:
         if job.not_before is not None and job.not_before > now:
             continue
         if ahead < settings.max_running_jobs:
-            decisions.append((job, Claim()))
+            decisions.append((job, Say(hold) if hold else Claim()))
         else:
             decisions.append((job, Say(f"Waiting for {ahead} job{'s' if ahead > 1 else ''} ahead.")))
         ahead += 1

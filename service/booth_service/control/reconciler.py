@@ -13,7 +13,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from booth.contract.states import Desired, JobState
-from booth_service.control import attempt_logs, lifecycle, policy
+from booth_service.control import attempt_logs, lifecycle, policy, shared_device
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
 from booth_service.control.records import Attempt, AttemptState, Job
@@ -116,7 +116,8 @@ class Reconciler:
         with self.plane.database.read() as session:
             running = session.scalar(select(func.count()).where(Attempt.state != AttemptState.CLOSED)) or 0
             waiting = _waiting(session)
-        for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now):
+        hold = shared_device.share(self.plane, waiting, running)
+        for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now, hold):
             match decision:
                 case policy.Claim():
                     with self.plane.database.write() as session:

@@ -13,7 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from booth.contract.problems import FieldProblem, field_problems
-from booth_service.control import admission, api, attempt_api, openai_api, openai_errors, picture_api
+from booth_service.control import (
+    admission,
+    api,
+    attempt_api,
+    openai_api,
+    openai_errors,
+    picture_api,
+    serving_api,
+)
 from booth_service.control.middleware import RequestEnvelope
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, answer, invalid, unavailable
@@ -31,6 +39,7 @@ def build(lifespan: Lifespan) -> FastAPI:
     app.include_router(picture_api.router)
     app.include_router(openai_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
+    app.include_router(serving_api.router, include_in_schema=False)
     app.add_middleware(RequestEnvelope)
     app.add_exception_handler(ProblemError, _problem)
     app.add_exception_handler(RequestValidationError, _validation)

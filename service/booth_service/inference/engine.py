@@ -54,6 +54,10 @@ class Engine:
         """The model's weights lie in host memory. Raises StorageError, BadWeights."""
         self._weights(model, materialize(self.store, model.base_files, self.scratch_dir))
 
+    def held(self) -> list[str]:
+        """The models of which a copy is here, by the SHA-256 of their manifests."""
+        return [name for name in self.cache.names() if "/" not in name]
+
     def queued_pictures(self) -> int:
         """Pictures that wait or are being drawn."""
         return 0

@@ -54,6 +54,11 @@ class WeightsCache:
             dropped = self._entries.pop(name, {})
             self.bytes -= size_bytes(dropped)
 
+    def names(self) -> list[str]:
+        """What is held, the least recently used first."""
+        with self._lock:
+            return list(self._entries)
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -25,6 +25,7 @@ def base(directory: DataDir) -> dict[str, str]:
 def service(directory: DataDir, state: State) -> dict[str, str]:
     """What drivers, replicas and the control plane share: settings of the service, S3 credentials, Ray's token."""
     return base(directory) | {
+        "BOOTH_SERVING_YIELDS": shared_device(),
         "BOOTH_S3_BUCKET": S3_BUCKET,
         "BOOTH_S3_REGION": S3_REGION,
         "BOOTH_S3_ENDPOINT_URL": object_store.endpoint_url(state.s3_ports),
@@ -73,6 +74,20 @@ def serve_url(state: State) -> str:
 def ray_dashboard_url(state: State) -> str:
     """Where Ray's Jobs and Serve APIs answer."""
     return f"http://127.0.0.1:{state.ray_ports['dashboard']}"
+
+
+def serving_timeout_s() -> float:
+    """What a call for pictures may take: the operator's choice, or the default of the service's settings."""
+    return float(os.environ.get("BOOTH_SERVING_TIMEOUT_S") or 600)
+
+
+def shared_device() -> str:
+    """The Ray resource that inference and jobs take turns at: the operator's choice, or this machine's GPU where
+    inference has none of its own."""
+    chosen = os.environ.get("BOOTH_SERVING_YIELDS")
+    if chosen is not None:
+        return chosen
+    return "GPU" if _has_gpu() and not float(os.environ.get("BOOTH_SERVING_GPUS") or 0) else ""
 
 
 def _has_gpu() -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -134,6 +135,7 @@ def _spec(folder: Path, directory: DataDir, state: State) -> PartSpec:
             *("--include-dashboard", "true", "--disable-usage-stats", "--log-color", "false"),
             *("--temp-dir", str(folder), "--object-store-memory", str(_OBJECT_STORE_BYTES)),
             *("--num-cpus", str(_num_cpus())),
+            *_own_resources(),
             # 0 lets the kernel choose; the default range would be shared by two stacks on one host.
             *("--min-worker-port", "0", "--max-worker-port", "0"),
             *(word for name, flag in _FLAG_OF_PORT.items() for word in (flag, str(ports[name]))),
@@ -158,6 +160,12 @@ def _make_private(path: Path) -> None:
 def _num_cpus() -> int:
     """The cores that this process may use: a container's share, not the host's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _own_resources() -> list[str]:
+    """One of the resource that inference and jobs share, where that is none which Ray finds by itself."""
+    name = environment.shared_device()
+    return [] if name in ("", "GPU") else ["--resources", json.dumps({name: 1})]
 
 
 def _has_node(url: str, token: str) -> bool:

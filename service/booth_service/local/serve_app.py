@@ -14,7 +14,7 @@ from booth_service.local.part import Signals
 IMPORT_PATH = "booth_service.inference.deployment:application"
 _NAME = "booth"
 _READY_WITHIN_S = 300.0
-_REQUEST_TIMEOUT_S = 600.0
+_TIMEOUT_GRACE_S = 60.0  # beyond a call's own time, so that the engine says why it ended
 
 
 class ServeApp:
@@ -82,6 +82,7 @@ class ServeApp:
         return found
 
     def _config(self) -> dict[str, Any]:
-        http = {"host": "127.0.0.1", "port": self._port, "request_timeout_s": _REQUEST_TIMEOUT_S}
+        timeout_s = environment.serving_timeout_s() + _TIMEOUT_GRACE_S
+        http = {"host": "127.0.0.1", "port": self._port, "request_timeout_s": timeout_s}
         application = {"name": _NAME, "route_prefix": "/", "import_path": self._import_path}
         return {"proxy_location": "HeadOnly", "http_options": http, "applications": [application]}
