@@ -29,8 +29,9 @@ def test_openais_client_draws_what_ours_draws(stack: OneMachine) -> None:
         ours = client.generate(PROMPT, None, 2, 3, None, 2, "blur", width=96, height=64, scheduler="ddim")
         assert [Image.open(io.BytesIO(png)).tobytes() for png in theirs] == [each.image.tobytes() for each in ours]
         assert ours[0].image.size == (96, 64)
-        link = other.images.generate(model=name, prompt=PROMPT, size="96x64", extra_body=more).data[0].url
-        assert Image.open(io.BytesIO(plain.get(link).content)).tobytes() == ours[0].image.tobytes()
+        links = other.images.generate(model=name, prompt=PROMPT, n=2, size="96x64", extra_body=more).data or []
+        fetched = plain.get(links[1].url or "").content
+        assert Image.open(io.BytesIO(fetched)).tobytes() == ours[1].image.tobytes()
         with pytest.raises(openai.NotFoundError):
             other.images.generate(model="dall-e-3", prompt=PROMPT)
     said = Image.open(io.BytesIO(theirs[1])).text
