@@ -52,7 +52,7 @@ def test_steps_previews_and_a_picture_to_start_from(stack: OneMachine) -> None:
     seen: list[booth.DrawingProgress] = []
     with booth.Client(stack.base_url, stack.api_key) as client:
         start = Image.new("RGB", (90, 200), "blue")
-        settings = {"num_images": 2, "seed": 1, "num_inference_steps": 4, "image": start, "strength": 0.5}
+        settings = {"num_images": 2, "seed": 1, "num_inference_steps": 4, "image": start, "strength": 0.75}
         pictures = client.generate(PROMPT, **settings, on_step=seen.append, preview_interval_steps=2)
         plain = client.generate(PROMPT, **settings)
         with pytest.raises(booth.ValidationError, match="penguin"):
@@ -60,6 +60,6 @@ def test_steps_previews_and_a_picture_to_start_from(stack: OneMachine) -> None:
                 PROMPT, edit=booth.PromptEdit(source_prompt="a photo of a cat in the snow", blend=["penguin"])
             )
     assert [each.image.tobytes() for each in pictures] == [each.image.tobytes() for each in plain]
-    assert [(at.step, at.total_steps) for at in seen] == [(1, 2), (2, 2)]
-    assert [len(at.previews) for at in seen] == [0, 2]
+    assert [(at.step, at.total_steps) for at in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert [len(at.previews) for at in seen] == [0, 2, 0]
     assert sorted(seen[0].places) == [0, 1]
