@@ -30,7 +30,8 @@ class DrawingProgress:
 
     @cached_property
     def previews(self) -> list[Image]:
-        """A cheap, small picture for each of `places`, where previews were asked for and are due; else none."""
+        """A cheap picture for each of `places` where previews were asked for and one is due; else none. The last step
+        has none: the pictures themselves follow it."""
         from PIL import Image
 
         return [Image.open(io.BytesIO(png)) for png in self.preview_pngs]

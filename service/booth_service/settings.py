@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     """The most pictures that wait in a replica; more are answered 429."""
     serving_timeout_s: float = Field(default=600.0, gt=0)
     """A call for pictures fails after that, wherever it is."""
-    serving_calls: int = Field(default=64, ge=1)
+    serving_calls: int = Field(default=256, ge=1)
     """The most calls for pictures that are under way in the control plane; more are answered 429."""
     serving_stuck_limit_s: float = Field(default=180.0, gt=0)
     """A replica whose device has not finished a denoising step for so long is replaced."""

@@ -90,8 +90,8 @@ def problem_of(refusal: DrawRefusal, request: DrawRequest, retry_after_s: int = 
 
 def _sent(plane: Plane, request: DrawRequest) -> dict[str, Any]:
     timeout = httpx2.Timeout(request.timeout_s + GRACE_S, connect=5)
-    routed = headers(plane) | {ROUTING_HEADER: request.model.routing_key}
-    return {"content": request.model_dump_json(), "headers": routed, "timeout": timeout}
+    sent = headers(plane) | {ROUTING_HEADER: request.model.routing_key}
+    return {"content": request.model_dump_json(), "headers": sent, "timeout": timeout}
 
 
 async def _events(response: httpx2.Response, request: DrawRequest) -> AsyncGenerator[DrawEvent, None]:

@@ -1,6 +1,7 @@
 """POST /v1/images/generations as OpenAI's API has it, so that clients written for it draw with models of ours."""
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -9,11 +10,12 @@ from pydantic import Field
 from booth.contract import limits
 from booth.contract.base import Request as Asked
 from booth.contract.drawing import NegativePrompt, Prompt, SchedulerName
-from booth.contract.models import GenerateAnswer, GenerateRequest
+from booth.contract.models import GenerateRequest, Picture
 from booth.contract.problems import FieldProblem
+from booth.contract.serving import DrawRequest
 from booth_service.control import pictures
 from booth_service.control.auth import Caller, Here
-from booth_service.control.picture_api import Resolve, drawn
+from booth_service.control.picture_api import drawn
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
 
@@ -55,14 +57,13 @@ class ImagesRequest(Asked):
 @router.post("/generations")
 async def create_images(asked: ImagesRequest, tenant: Caller, plane: Here, request: Request) -> dict[str, Any]:
     """Pictures by the tenant's model of this id, or by the base model of this name."""
-    linked = asked.response_format != "b64_json"
-    answer = await drawn(plane, tenant, request, _resolving(plane, tenant, asked), linked=linked)
+    answer = await drawn(plane, tenant, request, as_ours(asked), partial(_of_either, plane, tenant, asked.model))
     return {
         "created": int(plane.now().timestamp()),
         "background": "opaque",
         "output_format": "png",
         "size": f"{answer.width}x{answer.height}",
-        "data": _data(answer, linked),
+        "data": [_data(picture) for picture in answer.pictures],
     }
 
 
@@ -79,29 +80,26 @@ def as_ours(asked: ImagesRequest) -> GenerateRequest:
         "scheduler": asked.scheduler,
         "width": width,
         "height": height,
+        "response_format": "inline" if asked.response_format == "b64_json" else "link",
     }
     return GenerateRequest(**wanted)
 
 
-def _resolving(plane: Plane, tenant_id: str, asked: ImagesRequest) -> Resolve:
-    ours = as_ours(asked)
-
-    async def resolve() -> Any:
-        try:
-            return await pictures.of_model(plane, tenant_id, asked.model, ours)
-        except ProblemError as error:
-            if error.code != "not_found":
-                raise
-        try:
-            return await pictures.of_base_model(plane, tenant_id, asked.model, ours)
-        except ProblemError as error:
-            if error.code == "not_found":
-                message = f"There is no model or base model {asked.model!r}."
-                remedy = "List what you have: boothctl models, boothctl base-models."
-                error.problems = [FieldProblem(field="model", value=repr(asked.model), message=message, remedy=remedy)]
+def _of_either(plane: Plane, tenant_id: str, name: str, ours: GenerateRequest) -> DrawRequest:
+    """What to draw with the tenant's model of this id, else with the base model of this name."""
+    try:
+        return pictures.of_model(plane, tenant_id, name, ours)
+    except ProblemError as error:
+        if error.code != "not_found":
             raise
-
-    return resolve
+    try:
+        return pictures.of_base_model(plane, name, ours)
+    except ProblemError as error:
+        if error.code == "not_found":
+            message = f"There is no model or base model {name!r}."
+            remedy = "List what you have: boothctl models, boothctl base-models."
+            error.problems = [FieldProblem(field="model", value=repr(name), message=message, remedy=remedy)]
+        raise
 
 
 def _sides(size: str | None) -> tuple[int | None, int | None]:
@@ -121,8 +119,6 @@ def _bad_size(size: str, message: str, remedy: str) -> ProblemError:
     return invalid([FieldProblem(field="size", value=repr(size), message=message, remedy=remedy)])
 
 
-def _data(answer: GenerateAnswer, linked: bool) -> list[dict[str, Any]]:
-    return [
-        {"url" if linked else "b64_json": picture.url if linked else picture.png_base64, "seed": picture.seed}
-        for picture in answer.pictures
-    ]
+def _data(picture: Picture) -> dict[str, Any]:
+    shown = {"url": picture.url} if picture.url else {"b64_json": picture.png_base64}
+    return {**shown, "seed": picture.seed}

@@ -1,10 +1,11 @@
 """The users' routes for pictures: in one answer, or as server-sent events while they are drawn."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from booth.contract.event_stream import MEDIA_TYPE, encoded
 from booth.contract.models import GenerateAnswer, GenerateEvent, GenerateRequest
@@ -14,10 +15,11 @@ from booth_service.control.auth import Caller, Here
 from booth_service.control.connection import EventStream, while_connected
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, problem_record, unavailable
+from booth_service.control.sharing import require_serving
 from booth_service.errors import StorageError
 
-Resolve = Callable[[], Awaitable[DrawRequest]]
-"""Who asks for what is checked, and every value decided, when it is called."""
+Resolve = Callable[[GenerateRequest], DrawRequest]
+"""Called in a thread: who asks for what is checked, and every value decided."""
 
 router = APIRouter(prefix="/v1")
 
@@ -25,7 +27,7 @@ router = APIRouter(prefix="/v1")
 @router.post("/models/{model_id}/generate", response_model=GenerateAnswer)
 async def generate(model_id: str, asked: GenerateRequest, tenant: Caller, plane: Here, request: Request) -> Response:
     """Pictures by the tenant's model; with `Accept: text/event-stream` a GenerateEvent for each step and picture."""
-    return await _answered(plane, tenant, request, asked, partial(pictures.of_model, plane, tenant, model_id, asked))
+    return await _answered(plane, tenant, request, asked, partial(pictures.of_model, plane, tenant, model_id))
 
 
 @router.post("/base-models/{name}/generate", response_model=GenerateAnswer)
@@ -33,35 +35,53 @@ async def generate_with_base(
     name: str, asked: GenerateRequest, tenant: Caller, plane: Here, request: Request
 ) -> Response:
     """Pictures by a base model, for comparison."""
-    return await _answered(plane, tenant, request, asked, partial(pictures.of_base_model, plane, tenant, name, asked))
+    return await _answered(plane, tenant, request, asked, partial(pictures.of_base_model, plane, name))
 
 
-async def drawn(plane: Plane, tenant_id: str, request: Request, resolve: Resolve, *, linked: bool) -> GenerateAnswer:
+async def drawn(
+    plane: Plane, tenant_id: str, request: Request, asked: GenerateRequest, resolve: Resolve
+) -> GenerateAnswer:
     """The pictures, unless the client goes away first, which ends the drawing."""
     with plane.calls.one(plane.settings.serving_calls):
-        wanted = await resolve()
+        wanted = await _wanted(plane, tenant_id, asked, resolve)
         answer = await while_connected(request, drawing.draw(plane, wanted))
-        return await picture_answers.answer_of(plane, tenant_id, wanted, answer, linked=linked)
+        return await picture_answers.answer_of(plane, tenant_id, wanted, answer, linked=_is_linked(asked))
 
 
 async def _answered(
     plane: Plane, tenant_id: str, request: Request, asked: GenerateRequest, resolve: Resolve
 ) -> Response:
-    linked = asked.response_format == "link"
     if MEDIA_TYPE in request.headers.get("Accept", ""):
-        return await _streamed(plane, tenant_id, request, resolve, linked=linked)
-    answer = await drawn(plane, tenant_id, request, resolve, linked=linked)
+        return await _streamed(plane, tenant_id, request, asked, resolve)
+    answer = await drawn(plane, tenant_id, request, asked, resolve)
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def _streamed(plane: Plane, tenant_id: str, request: Request, resolve: Resolve, *, linked: bool) -> EventStream:
+async def _streamed(
+    plane: Plane, tenant_id: str, request: Request, asked: GenerateRequest, resolve: Resolve
+) -> EventStream:
     async with AsyncExitStack() as stack:
         stack.enter_context(plane.calls.one(plane.settings.serving_calls))
-        wanted = await resolve()
+        wanted = await _wanted(plane, tenant_id, asked, resolve)
         first, rest = await while_connected(request, _opened(stack, plane, wanted))
-        events = _relayed(plane, tenant_id, request, wanted, first, rest, linked)
+        events = _relayed(plane, tenant_id, request, wanted, first, rest, _is_linked(asked))
         stream = EventStream(events, stack.pop_all())
     return stream
+
+
+async def _wanted(plane: Plane, tenant_id: str, asked: GenerateRequest, resolve: Resolve) -> DrawRequest:
+    return await pictures.with_start(await run_in_threadpool(_resolved, plane, tenant_id, asked, resolve), asked)
+
+
+def _resolved(plane: Plane, tenant_id: str, asked: GenerateRequest, resolve: Resolve) -> DrawRequest:
+    wanted = resolve(asked)
+    with plane.database.read() as session:
+        require_serving(session, tenant_id)
+    return wanted
+
+
+def _is_linked(asked: GenerateRequest) -> bool:
+    return asked.response_format == "link"
 
 
 async def _opened(

@@ -4,7 +4,6 @@ import base64
 import secrets
 
 import anyio.to_thread
-from fastapi.concurrency import run_in_threadpool
 
 from booth.contract import limits
 from booth.contract.drawing import PromptEdit
@@ -17,7 +16,6 @@ from booth_service.control import base_models, picture_sides, serving
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
 from booth_service.control.records import BaseModel
-from booth_service.control.sharing import require_serving
 from booth_service.control.views import stored_files
 from booth_service.data.images import start_picture
 
@@ -25,31 +23,11 @@ DECODERS = anyio.CapacityLimiter(2)
 """Pictures to start from that are decoded at a time: one may take 200 MB while it is."""
 
 
-async def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest) -> DrawRequest:
-    """What to draw with a tenant's model. Raises not_found, or `invalid` naming all that is wrong."""
-    return await _with_start(await run_in_threadpool(_of_model, plane, tenant_id, model_id, asked), asked)
-
-
-async def of_base_model(plane: Plane, tenant_id: str, name: str, asked: GenerateRequest) -> DrawRequest:
-    """What to draw with a base model alone. Raises not_found, or `invalid` naming all that is wrong."""
-    return await _with_start(await run_in_threadpool(_of_base_model, plane, tenant_id, name, asked), asked)
-
-
-def problems_of(asked: GenerateRequest, width: int, height: int) -> list[FieldProblem]:
-    """What is wrong with a call for pictures of this size, as far as it can be told without the model."""
-    found: list[FieldProblem | None] = [
-        _too_many(asked),
-        _too_large(asked, width, height),
-        _strength_of_nothing(asked),
-        *(_no_difference(asked.edit, prompt, place) for place, prompt in enumerate(asked.prompts)),
-    ]
-    return [problem for problem in found if problem is not None]
-
-
-def _of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest) -> DrawRequest:
+def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest) -> DrawRequest:
+    """What to draw with a tenant's model, but for the picture to start from. Raises not_found, or `invalid` naming all
+    that is wrong."""
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant_id, model_id)
-        require_serving(session, tenant_id)
         base = session.get_one(BaseModel, model.base_model_id)
     ref = ModelRef(
         model_id=model.id,
@@ -62,13 +40,37 @@ def _of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateReques
     return _draw_request(plane, ref, asked, Recipe.model_validate(base.recipe), resolution)
 
 
-def _of_base_model(plane: Plane, tenant_id: str, name: str, asked: GenerateRequest) -> DrawRequest:
+def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawRequest:
+    """What to draw with a base model alone, but for the picture to start from. Raises as `of_model` does."""
     with plane.database.read() as session:
         base = base_models.named(session, name)
-        require_serving(session, tenant_id)
     recipe = Recipe.model_validate(base.recipe)
     ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
     return _draw_request(plane, ref, asked, recipe, recipe.resolution)
+
+
+async def with_start(wanted: DrawRequest, asked: GenerateRequest) -> DrawRequest:
+    """With the picture to start from, where there is one, checked and brought to size in a thread of a few. Raises
+    `invalid`."""
+    if asked.image is None:
+        return wanted
+    try:
+        png = await anyio.to_thread.run_sync(_start, asked.image, (wanted.width, wanted.height), limiter=DECODERS)
+    except PhotoError as error:
+        size = f"{len(asked.image)} bytes"
+        raise invalid([FieldProblem(field="image", value=size, message=error.message, remedy=error.remedy)]) from None
+    return wanted.model_copy(update={"image_base64": base64.b64encode(png).decode()})
+
+
+def problems_of(asked: GenerateRequest, width: int, height: int) -> list[FieldProblem]:
+    """What is wrong with a call for pictures of this size, as far as it can be told without the model."""
+    found: list[FieldProblem | None] = [
+        _too_many(asked),
+        _too_large(asked, width, height),
+        _strength_of_nothing(asked),
+        *(_no_difference(asked.edit, prompt, place) for place, prompt in enumerate(asked.prompts)),
+    ]
+    return [problem for problem in found if problem is not None]
 
 
 def _draw_request(plane: Plane, ref: ModelRef, asked: GenerateRequest, recipe: Recipe, resolution: int) -> DrawRequest:
@@ -99,18 +101,6 @@ def _draws(asked: GenerateRequest) -> list[Draw]:
         for prompt in asked.prompts
         for number in range(asked.num_images)
     ]
-
-
-async def _with_start(wanted: DrawRequest, asked: GenerateRequest) -> DrawRequest:
-    """With the picture that drawing starts from, checked and brought to size in a thread of a few."""
-    if asked.image is None:
-        return wanted
-    try:
-        png = await anyio.to_thread.run_sync(_start, asked.image, (wanted.width, wanted.height), limiter=DECODERS)
-    except PhotoError as error:
-        size = f"{len(asked.image)} bytes"
-        raise invalid([FieldProblem(field="image", value=size, message=error.message, remedy=error.remedy)]) from None
-    return wanted.model_copy(update={"image_base64": base64.b64encode(png).decode()})
 
 
 def _start(data: bytes, size: tuple[int, int]) -> bytes:

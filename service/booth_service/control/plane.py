@@ -22,10 +22,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Plane:
-    """SQL, object store, Ray, Serve and clock of one control plane, and its calls for pictures.
+    """SQL, object store, Ray, Serve and clock of one control plane.
 
     `serve` is for the event loop and passes through `serve_calls`, `serve_now` for threads. `handed_over` are
-    manifests of models that replicas hold already and SQL does not show yet.
+    manifests of models that replicas hold already and SQL does not show yet. `calls` are users' calls for pictures.
     """
 
     settings: Settings
