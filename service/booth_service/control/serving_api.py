@@ -12,7 +12,6 @@ from booth_service.control.auth import Here
 from booth_service.control.problems import ProblemError
 from booth_service.control.records import Model
 
-
 SETTLED_AFTER_S = 120.0
 
 
