@@ -115,6 +115,9 @@ class Cluster:
         if not self.jobs[submission_id].is_gone:
             self.jobs[submission_id] = RayStatus.STOPPED
 
+    def refusal(self) -> str | None:
+        return "connection refused" if self.is_away else None
+
     def logs(self, submission_id: str) -> str:
         self._reach()
         if submission_id not in self.jobs:

@@ -18,7 +18,7 @@ from booth_service.control.plane import Plane
 from booth_service.control.reconciler import Reconciler
 from booth_service.control.serve_calls import ServeCalls
 from booth_service.control.tokens import Tokenizers
-from booth_service.settings import Settings
+from booth_service.settings import Settings, driver_environment
 from booth_service.settings import settings as settings_of_process
 from booth_service.storage.s3 import ObjectStore
 
@@ -69,7 +69,7 @@ def build_plane(settings: Settings) -> Plane:
         database=database,
         store=store,
         tokenizers=Tokenizers(store),
-        launcher=Launcher(settings.ray_dashboard_url),
+        launcher=Launcher(settings.ray_dashboard_url, driver_environment(settings)),
         serve=httpx2.AsyncClient(transport=serve_calls),
         serve_calls=serve_calls,
     )

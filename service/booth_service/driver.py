@@ -30,6 +30,9 @@ EXIT_FAILED, EXIT_ENDED = 3, 4
 def main(job_id: str, attempt: int) -> int:
     """Run the attempt; the exit code is 0 where the model is published. The reason of a failure is reported."""
     config = settings()
+    if not config.stack_secret.get_secret_value():
+        print("BOOTH_STACK_SECRET is not set on this Ray node; give it the control plane's.", flush=True)
+        return EXIT_FAILED
     line = Line(config.api_url, config.stack_secret, job_id, attempt)
     fence = 0
     try:

@@ -24,7 +24,10 @@ class Settings(BaseSettings):
     api_url: str = "http://127.0.0.1:7878"
     """Where drivers on the cluster reach the control plane."""
     ray_dashboard_url: str = "http://127.0.0.1:8265"
+    """Where Ray's Jobs API answers. Its token is Ray's own: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or
+    RAY_AUTH_TOKEN_PATH."""
     serve_url: str = "http://127.0.0.1:8000"
+    """Where Serve's proxy answers; the secret that the application asks for is `stack_secret`."""
     stack_secret: SecretStr = SecretStr("")
     """Shared by control plane, drivers and Serve; attempt tokens are derived from it. Empty refuses to start."""
     serving_gpus: float = 0.0
@@ -98,6 +101,20 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The process's settings."""
     return Settings()
+
+
+def driver_environment(settings: Settings) -> dict[str, str]:
+    """What the control plane tells its drivers, so that the nodes of a cluster need not know it: nothing secret.
+
+    The nodes themselves carry BOOTH_STACK_SECRET and the credentials of the object store.
+    """
+    told = {
+        "BOOTH_API_URL": settings.api_url,
+        "BOOTH_S3_BUCKET": settings.s3_bucket,
+        "BOOTH_S3_ENDPOINT_URL": settings.s3_endpoint_url,
+        "BOOTH_S3_REGION": settings.s3_region,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def attempt_token(stack_secret: SecretStr, job_id: str, attempt: int) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import ColumnElement, Select, select
+from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
 from booth.contract.jobs import (
@@ -57,6 +59,13 @@ router = APIRouter(prefix="/v1")
 def health() -> dict[str, str]:
     """The control plane answers."""
     return {"status": "ok", "version": version("booth")}
+
+
+@router.get("/ready")
+async def ready(plane: Here) -> JSONResponse:
+    """Whether database and bucket answer: 200, else 503. Of Ray and Serve it is said alone: they may come later."""
+    found = await plane.readiness.look(plane)
+    return JSONResponse({"status": "ready" if found.is_ready else "not ready", **asdict(found)}, found.status_code)
 
 
 @router.get("/base-models")

@@ -8,10 +8,11 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_MS = 30_000
+CONNECT_TIMEOUT_S = 10
 
 
 class Database:
@@ -42,13 +43,20 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
+    def look(self) -> None:
+        """The database answers. Raises SQLAlchemy's OperationalError."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
     def close(self) -> None:
         """No connection is open any more."""
         self.engine.dispose()
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url, pool_size=10, max_overflow=40, pool_pre_ping=True)
+    is_postgresql = make_url(url).get_backend_name() == "postgresql"
+    patience = {"connect_timeout": CONNECT_TIMEOUT_S} if is_postgresql else {}  # libpq's own is minutes
+    engine = create_engine(url, pool_size=10, max_overflow=40, pool_pre_ping=True, connect_args=patience)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

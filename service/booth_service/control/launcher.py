@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 TIMEOUT_S = 20
+LOOK_TIMEOUT_S = 2
 
 
 class ClusterAway(Exception):
@@ -31,17 +32,27 @@ class RayJob:
 
 
 class Launcher:
-    """The Jobs API at one address. Connects when first needed, and anew after an error."""
+    """The Jobs API at one address. Connects when first needed, and anew after an error.
 
-    def __init__(self, dashboard_url: str) -> None:
+    `driver_environment` is set for drivers and all that they start; Ray shows it to whoever may look at its jobs.
+    """
+
+    def __init__(self, dashboard_url: str, driver_environment: dict[str, str] | None = None) -> None:
         self._url = dashboard_url
+        self._runtime_env = {"env_vars": driver_environment} if driver_environment else None
         self._connected: JobSubmissionClient | None = None
 
     def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
         """The attempt's driver is started under this id, once, however often this is called."""
         entrypoint = f"python -m booth_service.driver {job_id} {attempt}"
         try:
-            self._call("submit_job", entrypoint=entrypoint, submission_id=submission_id, entrypoint_num_cpus=0)
+            self._call(
+                "submit_job",
+                entrypoint=entrypoint,
+                submission_id=submission_id,
+                entrypoint_num_cpus=0,
+                runtime_env=self._runtime_env,
+            )
         except ClusterAway as error:
             if "already exists" not in str(error):
                 raise
@@ -63,6 +74,17 @@ class Launcher:
     def logs(self, submission_id: str) -> str:
         """All that the driver has printed so far."""
         return str(self._call("get_job_logs", submission_id))
+
+    def refusal(self) -> str | None:
+        """Why the cluster takes no jobs from here now, in Ray's words, found out within seconds; None where it does."""
+        from ray.exceptions import RayError
+
+        forget_ray_addresses()
+        try:
+            _client_with_timeout(self._url, LOOK_TIMEOUT_S)
+        except (RayError, RuntimeError, OSError, ValueError) as error:
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return None
 
     def serve_details(self) -> dict[str, Any]:
         """What Serve says of itself and its applications."""
@@ -91,16 +113,16 @@ class Launcher:
     def _client(self) -> JobSubmissionClient:
         if self._connected is None:
             forget_ray_addresses()
-            self._connected = _client_with_timeout(self._url)
+            self._connected = _client_with_timeout(self._url, TIMEOUT_S)
         return self._connected
 
 
-def _client_with_timeout(url: str) -> JobSubmissionClient:
-    """Ray's client, which by itself would wait for ever on a head that hangs."""
+def _client_with_timeout(url: str, timeout_s: float) -> JobSubmissionClient:
+    """Ray's client, which by itself would wait for ever on a head that hangs. It asks for Ray's version at once."""
     from ray.job_submission import JobSubmissionClient
 
     class TimedClient(JobSubmissionClient):  # type: ignore[misc]  # Ray is not typed
         def _do_request(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._do_request(*args, timeout=TIMEOUT_S, **kwargs)
+            return super()._do_request(*args, timeout=timeout_s, **kwargs)
 
     return TimedClient(url)

@@ -10,6 +10,7 @@ import httpx2
 from booth_service.control.calls import Calls
 from booth_service.control.database import Database
 from booth_service.control.launcher import Launcher
+from booth_service.control.readiness import Readiness
 from booth_service.control.serve_calls import ServeCalls
 from booth_service.control.tokens import Tokenizers
 from booth_service.settings import Settings
@@ -36,6 +37,7 @@ class Plane:
     launcher: Launcher
     serve: httpx2.AsyncClient
     now: Callable[[], datetime] = utc_now
+    readiness: Readiness = field(default_factory=Readiness)
     calls: Calls = field(default_factory=Calls)
     serve_calls: ServeCalls = field(default_factory=lambda: ServeCalls(httpx2.AsyncHTTPTransport()))
     serve_now: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,27 @@ class ObjectStore:
         return ObjectStore(bucket, endpoint_url, region)
 
     def ensure_bucket(self) -> None:
-        """Create the bucket where it is missing."""
+        """Create the bucket where it is missing. One that is there asks for no right to list or make any."""
         with _mapped(self.bucket):
-            names = [bucket["Name"] for bucket in self.client.list_buckets()["Buckets"]]
-            if self.bucket not in names:
-                self.client.create_bucket(Bucket=self.bucket)
+            try:
+                self.client.head_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                self.client.create_bucket(Bucket=self.bucket, **_place_of(self.client.meta.region_name))
+
+    def look(self) -> None:
+        """The bucket answers, at the first try and within seconds."""
+        with _mapped(self.bucket):
+            self._impatient.head_bucket(Bucket=self.bucket)
+
+    @cached_property
+    def _impatient(self) -> Any:
+        once = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 1})
+        meta = self.client.meta
+        return boto3.client(
+            "s3", endpoint_url=meta.endpoint_url, region_name=meta.region_name, config=meta.config.merge(once)
+        )
 
     def put(self, key: str, body: bytes, content_type: str = "application/octet-stream") -> None:
         """Store bytes; the SDK adds a checksum that the server verifies."""
@@ -319,6 +336,11 @@ def file_sha256(path: Path) -> str:
 
 def _base64(sha256: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def _place_of(region: str) -> dict[str, Any]:
+    """AWS makes a bucket in us-east-1 where nothing is said, and refuses that very name where it is."""
+    return {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
 
 
 def _code(error: ClientError) -> str:

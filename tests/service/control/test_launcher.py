@@ -19,6 +19,7 @@ from booth_service.control.policy import RayStatus
 
 launcher, job = Launcher(sys.argv[1]), "job-that-no-table-holds"
 name = f"{job}-{sys.argv[2]}-a1"
+assert launcher.refusal() is None
 assert launcher.status(name).status is RayStatus.UNKNOWN
 for _ in range(2):  # the second one finds that it exists
     launcher.submit(name, job, 1)
@@ -48,6 +49,7 @@ def test_a_live_cluster_runs_a_driver_once_and_knows_its_end_and_its_log(stack: 
 def test_a_cluster_that_is_not_there_is_unreachable_and_nothing_more(unused_port):
     launcher = Launcher(f"http://127.0.0.1:{unused_port}")
     assert launcher.status("job-a1").status is RayStatus.UNREACHABLE
+    assert "Failed to connect" in launcher.refusal()
     with pytest.raises(ClusterAway):
         launcher.submit("job-a1", "job", 1)
     with pytest.raises(ClusterAway):
