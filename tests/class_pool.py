@@ -1,4 +1,4 @@
-"""A Ray of one's own with two CPUs, and its actors that make class images: which there are, how they die."""
+"""A Ray of one's own with two CPUs, and the actors of a pool on it: which there are, how they die."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import ray
 
-ACTOR = "MapWorker(MapBatches(BlockActor))"
+ACTOR = "MapWorker(MapBatches(PoolActor))"
 ROOT = Path(__file__).parents[1]
 
 
@@ -47,7 +47,7 @@ def one_cpu_taken() -> Iterator[None]:
 
 
 def actors() -> list[psutil.Process]:
-    """The processes that make class images, below this one's Ray."""
+    """The pool's processes, below this one's Ray."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:

@@ -21,7 +21,7 @@ from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth_service.control import auth, base_models, web
 from booth_service.control.database import Database
-from booth_service.control.launcher import ClusterAway, RayJob
+from booth_service.control.launcher import DRIVER, ClusterAway, RayJob
 from booth_service.control.plane import Plane
 from booth_service.control.policy import RayStatus
 from booth_service.control.reconciler import Reconciler
@@ -96,14 +96,16 @@ class Cluster:
     serve: Serve = field(default_factory=Serve)
     jobs: dict[str, RayStatus] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
+    programs: dict[str, str] = field(default_factory=dict)
     submissions: int = 0
     is_away: bool = False
 
-    def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
+    def submit(self, submission_id: str, job_id: str, attempt: int, program: str = DRIVER) -> None:
         self._reach()
         if submission_id not in self.jobs:
             self.submissions += 1
             self.jobs[submission_id] = RayStatus.RUNNING
+            self.programs[submission_id] = program
 
     def status(self, submission_id: str) -> RayJob:
         if self.is_away:

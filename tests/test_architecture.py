@@ -29,7 +29,12 @@ MAY_IMPORT = {
         "booth_service.plan",
         "booth_service.beats",
     },
-    "prior": {"booth_service.diffusion", "booth_service.data.framing", "booth_service.storage"},
+    "prior": {
+        "booth_service.diffusion",
+        "booth_service.data.framing",
+        "booth_service.storage",
+        "booth_service.actor_pool",
+    },
     "publish": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "evaluation": {"booth_service.diffusion", "booth_service.data.images", "booth_service.storage"},
     "inference": {

@@ -2,6 +2,7 @@
 
 from booth.client import Client
 from booth.contract.drawing import PromptEdit
+from booth.contract.generations import GenerationState
 from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
 from booth.contract.states import FailureReason, JobState
 from booth.drawing import DrawingProgress
@@ -28,6 +29,7 @@ from booth.errors import (
     ValidationError,
     WaitTimeoutError,
 )
+from booth.generations import BulkPicture, Generation
 from booth.jobs import Job
 from booth.lora import Lora
 from booth.models import Model
@@ -42,6 +44,7 @@ __all__ = [
     "AuthenticationError",
     "BoothError",
     "BoothWarning",
+    "BulkPicture",
     "BusyError",
     "Client",
     "ConfigError",
@@ -51,6 +54,8 @@ __all__ = [
     "FailureReason",
     "FormatError",
     "GeneratedImage",
+    "Generation",
+    "GenerationState",
     "ImageValidationError",
     "Job",
     "JobCancelledError",

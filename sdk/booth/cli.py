@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from booth import cli_base_models, cli_download, cli_generate, cli_models, cli_operator, cli_samples, job_file
+from booth import (
+    cli_base_models,
+    cli_download,
+    cli_generate,
+    cli_generations,
+    cli_models,
+    cli_operator,
+    cli_samples,
+    job_file,
+)
 from booth import cli_output as out
 from booth.cli_output import AsJson, JobId
 from booth.client import Client
@@ -188,6 +197,8 @@ app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_base_models.app, name="base-models")
 app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
+app.add_typer(cli_generations.app)
+app.add_typer(cli_generations.generations_app, name="generations")
 app.add_typer(cli_operator.app)
 
 

@@ -17,6 +17,7 @@ from booth.contract.jobs import JobRecord, JobSpec, PreparedJob, TrainingOptions
 from booth.contract.problems import FieldProblem
 from booth.drawing import OnStep
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
+from booth.generations import Generation, Generations, begin
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
 from booth.pictures import GeneratedImage
@@ -44,6 +45,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.models = Models(self._transport)
         self.base_models = BaseModels(self._transport)
+        self.generations = Generations(self._transport)
 
     def __enter__(self) -> Client:
         return self
@@ -169,6 +171,36 @@ class Client:
         }
         path = f"/v1/base-models/{quote(name, safe='')}/generate"
         return pictures.draw(self._transport, path, prompts, settings, image, on_step)
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        base_model: str | None = None,
+        num_images: int = 1,
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        negative_prompt: str = "",
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: SchedulerName = "base",
+        idempotency_key: str | None = None,
+    ) -> Generation:
+        """As `Model.generate_many`, from a base model alone. None names the default one."""
+        name = base_model or self.base_models.default().name
+        settings = {
+            "num_images": num_images,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+        }
+        path = f"/v1/base-models/{quote(name, safe='')}/generations"
+        return begin(self._transport, path, prompts, settings, idempotency_key)
 
     def _checked(self, asked: Draft) -> JobSpec:
         """The job to ask for; or one exception that names every bad photo and every bad dial."""

@@ -16,7 +16,7 @@ BoothError
       APITimeoutError
   TransferError           a photo, a picture or a model file did not arrive whole
   FormatError             a model cannot be written in the format that was asked for
-  JobError                about a job: .job
+  JobError                about a job or a generation: .job
     JobFailedError
     JobCancelledError
     WaitTimeoutError      the wait ended, the job goes on; also a TimeoutError
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from booth.contract.problems import FieldProblem, Problem
 
 if TYPE_CHECKING:
+    from booth.generations import Generation
     from booth.jobs import Job
 
 
@@ -127,15 +128,15 @@ class FormatError(BoothError):
 
 
 class JobError(BoothError):
-    """About one job, which is in `job`."""
+    """About one job or generation, which is in `job`."""
 
-    def __init__(self, job: Job, text: str) -> None:
+    def __init__(self, job: Job | Generation, text: str) -> None:
         self.job = job
         super().__init__(text)
 
 
 class JobFailedError(JobError):
-    """The job ended without a model; `job.error` says why."""
+    """The job ended without a model, the generation without all its pictures; `job.error` says why."""
 
 
 class JobCancelledError(JobError):

@@ -13,6 +13,7 @@ from booth.contract.problems import Problem
 from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
 from booth.drawing import OnStep
 from booth.errors import NotFoundError
+from booth.generations import Generation, begin
 from booth.lora import Lora
 from booth.pictures import GeneratedImage, draw
 from booth.subjects import Source
@@ -98,6 +99,38 @@ class Model:
             "preview_interval_steps": preview_interval_steps,
         }
         return draw(self._transport, f"/v1/models/{self.id}/generate", prompts, settings, image, on_step)
+
+    def generate_many(
+        self,
+        prompts: Sequence[str],
+        num_images: int = 1,
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        negative_prompt: str = "",
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: SchedulerName = "base",
+        idempotency_key: str | None = None,
+    ) -> Generation:
+        """Up to 100,000 pictures, drawn by a job on the cluster; it is queued, and this returns at once.
+
+        The pictures are those that `generate` draws with the same settings, each from the same seed: picture k of a
+        prompt from seed + k. Two calls with one `idempotency_key` make one generation.
+        Raises ValidationError for bad settings, before anything is sent.
+        """
+        settings = {
+            "num_images": num_images,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+        }
+        return begin(self._transport, f"/v1/models/{self.id}/generations", prompts, settings, idempotency_key)
 
     @overload
     def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...

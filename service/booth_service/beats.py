@@ -3,11 +3,13 @@
 import threading
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 import httpx2
 from pydantic import SecretStr
 
 from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
+from booth.contract.bulk import AllDrawn, GenerationBrief
 from booth.contract.jobs import Progress
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.errors import AttemptEnded, BadWeights, ServiceError
@@ -23,6 +25,7 @@ MAX_STRIPS_PER_BEAT = 50  # the API reads at most 1 MiB; a strip of eight pictur
 class Line:
     """Talks for one attempt. Small and picklable, so that a rank on another node can talk too."""
 
+    kind: ClassVar[str] = "attempts"
     api_url: str
     stack_secret: SecretStr
     job_id: str
@@ -53,7 +56,7 @@ class Line:
         self._call("POST", "/failed", Failed(fence=fence, reason=reason, detail=detail[-4000:]).model_dump_json())
 
     def _call(self, method: str, path: str, content: str | None = None) -> httpx2.Response:
-        url = f"{self.api_url}/internal/attempts/{self.job_id}/{self.attempt}{path}"
+        url = f"{self.api_url}/internal/{self.kind}/{self.job_id}/{self.attempt}{path}"
         token = attempt_token(self.stack_secret, self.job_id, self.attempt)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         with httpx2.Client(transport=httpx2.HTTPTransport(retries=3), timeout=120, trust_env=False) as client:
@@ -65,6 +68,20 @@ class Line:
         if response.status_code >= 400:
             raise ServiceError(f"the control plane answered {response.status_code} to {method} {url}: {response.text}")
         return response
+
+
+class GenerationLine(Line):
+    """The same for an attempt of a generation; `job_id` is the generation's id."""
+
+    kind = "generations"
+
+    def generation_brief(self) -> GenerationBrief:
+        """What to do. Raises AttemptEnded where a newer attempt took over or the model was deleted."""
+        return GenerationBrief.model_validate_json(self._call("GET", "").content)
+
+    def drawn(self, drawn: AllDrawn) -> None:
+        """Say that every picture is stored."""
+        self._call("POST", "/drawn", drawn.model_dump_json())
 
 
 class Pulse:

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """How long a replica remembers that a model cannot be loaded."""
     picture_life_s: float = 24 * 3600.0
     """Generated pictures that are stored for links are deleted after that, those of one day (UTC) together."""
+    generation_life_s: float = 30 * 24 * 3600.0
+    """The pictures of a generation are deleted so long after its end."""
     scratch_dir: str | None = None
     """Where base models are kept on cluster nodes; None means a folder in the system's temporary directory."""
     base_cache_bytes: int = 64 * 2**30

@@ -60,6 +60,8 @@ _REMEDIES = {
     "model_type": "Give names with their values.",
     "too_short": "Give at least {min_length}.",
     "too_long": "Give at most {max_length}.",
+    "blank": "Leave it out, or say what to draw.",
+    "too_many_pictures": "Ask for at most {most} in one generation.",
 }
 
 

@@ -43,6 +43,7 @@ class FailureReason(StrEnum):
     CLUSTER_LOST = "cluster_lost"
     SUPERSEDED = "superseded"
     CANCELLED = "cancelled"
+    MODEL_DELETED = "model_deleted"
     INTERNAL = "internal"
 
     @property
@@ -99,5 +100,6 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     FailureReason.CLUSTER_LOST: ("The Ray cluster that ran the job is gone.", "It is tried again by itself."),
     FailureReason.SUPERSEDED: ("A newer attempt of this job took over.", "Nothing to do."),
     FailureReason.CANCELLED: ("The job was cancelled.", "Submit again to start over."),
+    FailureReason.MODEL_DELETED: ("The model was deleted meanwhile.", "What was drawn until then stays."),
     FailureReason.INTERNAL: ("An unexpected error ended the attempt.", "See the job's logs; report the job id."),
 }

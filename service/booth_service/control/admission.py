@@ -100,11 +100,12 @@ def _earlier(plane: Plane, tenant_id: str, key: str, digest: str) -> JobRecord |
         if row is None:
             return None
         if row.request_sha256 != digest:
-            raise _other_request(key)
+            raise other_request(key)
         return job_record(owned_job(session, tenant_id, row.job_id))
 
 
-def _other_request(key: str) -> ProblemError:
+def other_request(key: str) -> ProblemError:
+    """The refusal of an idempotency key that came with something else before."""
     message = "This key was used for another request."
     return invalid([FieldProblem(field="Idempotency-Key", value=key, message=message, remedy="Use a new key.")])
 

@@ -39,7 +39,7 @@ from booth.contract.states import JobState
 from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
-from booth_service.control.records import BaseModel, Job, JobEvent, Model
+from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
 from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
 from booth_service.storage import keys
@@ -105,8 +105,8 @@ def list_jobs(
     """The tenant's jobs, newest first."""
     conditions = [Job.tenant_id == tenant] + ([Job.state == status] if status else [])
     with plane.database.read() as session:
-        jobs = list(session.scalars(_newest_first(select(Job), Job.id, conditions, after, limit)))
-    return JobPage(jobs=[job_record(job) for job in jobs[:limit]], next_after=_next_after(jobs, limit))
+        jobs = list(session.scalars(newest_first(select(Job), Job.id, conditions, after, limit)))
+    return JobPage(jobs=[job_record(job) for job in jobs[:limit]], next_after=next_after(jobs, limit))
 
 
 @router.get("/jobs/{job_id}")
@@ -160,8 +160,8 @@ def list_models(tenant: Caller, plane: Here, limit: Limit = 50, after: After = N
     """The tenant's models, newest first."""
     conditions = [Model.tenant_id == tenant, Model.deleted_at.is_(None)]
     with plane.database.read() as session:
-        models = list(session.scalars(_newest_first(select(Model), Model.id, conditions, after, limit)))
-    return ModelPage(models=[model_record(model) for model in models[:limit]], next_after=_next_after(models, limit))
+        models = list(session.scalars(newest_first(select(Model), Model.id, conditions, after, limit)))
+    return ModelPage(models=[model_record(model) for model in models[:limit]], next_after=next_after(models, limit))
 
 
 @router.get("/models/{model_id}")
@@ -230,7 +230,7 @@ def _manifest(plane: Plane, model: Model) -> Manifest:
     return Manifest.model_validate_json(body)
 
 
-def _newest_first(
+def newest_first(
     query: Select[Any], key: Any, conditions: list[ColumnElement[bool]], after: str | None, limit: int
 ) -> Select[Any]:
     """One row more than asked, to know whether another page follows. Ids sort by creation."""
@@ -239,5 +239,6 @@ def _newest_first(
     return query.where(*conditions).order_by(key.desc()).limit(limit + 1)
 
 
-def _next_after(rows: Sequence[Job | Model], limit: int) -> str | None:
+def next_after(rows: Sequence[Job | Model | Generation], limit: int) -> str | None:
+    """Where the next page begins; None on the last one."""
     return rows[limit - 1].id if len(rows) > limit else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20
 LOOK_TIMEOUT_S = 2
+DRIVER, BULK_DRIVER = "booth_service.driver", "booth_service.bulk"
 
 
 class ClusterAway(Exception):
@@ -42,9 +43,9 @@ class Launcher:
         self._runtime_env = {"env_vars": driver_environment} if driver_environment else None
         self._connected: JobSubmissionClient | None = None
 
-    def submit(self, submission_id: str, job_id: str, attempt: int) -> None:
+    def submit(self, submission_id: str, job_id: str, attempt: int, program: str = DRIVER) -> None:
         """The attempt's driver is started under this id, once, however often this is called."""
-        entrypoint = f"python -m booth_service.driver {job_id} {attempt}"
+        entrypoint = f"python -m {program} {job_id} {attempt}"
         try:
             self._call(
                 "submit_job",

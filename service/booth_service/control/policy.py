@@ -4,13 +4,14 @@ An attempt is `active` until its outcome is decided, `closing` while its Ray job
 next attempt starts only when the last one is closed, so that two drivers of one job never run side by side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from booth.contract.jobs import WAITING_PHASE
 from booth.contract.states import Desired, FailureReason
-from booth_service.control.records import Attempt, AttemptState, Job
+from booth_service.control.records import Attempt, AttemptState, Generation, GenerationAttempt, Job
 from booth_service.settings import Settings
 
 FIRST_RETRY_DELAY_S = 5.0
@@ -98,6 +99,8 @@ class Cancel:
 
 
 Decision = Wait | Say | Launch | Stop | End | Close
+Waiting = Job | Generation
+AnyAttempt = Attempt | GenerationAttempt
 
 
 def decide(
@@ -107,30 +110,36 @@ def decide(
 
     Silence counts from `watching_since` at the earliest: while this process was away, nobody listened.
     """
+    decided = unless_it_works(job.desired, attempt, ray, now)
+    return decided or _running(job, attempt, settings, now, watching_since)
+
+
+def unless_it_works(desired: Desired, attempt: AnyAttempt, ray: RayStatus, now: datetime) -> Decision | None:
+    """What to do with an attempt that is not closed, whatever it is for; None where it runs and should."""
     if attempt.state is AttemptState.CLOSING:
         return _closing(attempt, ray, now)
     never_submitted = attempt.submitted_at is None and ray in (RayStatus.UNKNOWN, RayStatus.UNREACHABLE)
-    if never_submitted and job.desired is Desired.CANCEL:
+    if never_submitted and desired is Desired.CANCEL:
         return End(FailureReason.CANCELLED)  # should the cluster have it after all, its first beat is refused
     if ray is RayStatus.UNREACHABLE:
         return _unreachable(attempt, now)
     if never_submitted:
         return Launch()
     if ray.is_gone:
-        return _gone(job, attempt, ray)
+        return _gone(desired, attempt, ray)
     if attempt.stop_reason is not None:
         return Stop()
-    if job.desired is Desired.CANCEL:
+    if desired is Desired.CANCEL:
         return Stop(FailureReason.CANCELLED)
-    return _running(job, attempt, settings, now, watching_since)
+    return None
 
 
 def decide_queue(
-    queued: list[Job], running: int, settings: Settings, now: datetime, hold: str = ""
-) -> list[tuple[Job, Claim | Say]]:
+    queued: Sequence[Waiting], running: int, settings: Settings, now: datetime, hold: str = ""
+) -> list[tuple[Waiting, Claim | Say]]:
     """What to do with the jobs that wait, oldest first. `running` counts the attempts that are not closed; with `hold`,
     which says why, none may begin now."""
-    decisions: list[tuple[Job, Claim | Say]] = []
+    decisions: list[tuple[Waiting, Claim | Say]] = []
     ahead = running
     for job in queued:
         if job.not_before is not None and job.not_before > now:
@@ -157,24 +166,24 @@ def outcome(reason: FailureReason, failures: int, settings: Settings) -> Retry |
     return Fail(reason)
 
 
-def _closing(attempt: Attempt, ray: RayStatus, now: datetime) -> Decision:
+def _closing(attempt: AnyAttempt, ray: RayStatus, now: datetime) -> Decision:
     if ray.is_gone:
         return Close()
     overdue = attempt.ended_at is not None and now - attempt.ended_at > timedelta(seconds=CLOSING_GRACE_S)
     return Stop() if overdue and ray is not RayStatus.UNREACHABLE else Wait()
 
 
-def _unreachable(attempt: Attempt, now: datetime) -> Decision:
+def _unreachable(attempt: AnyAttempt, now: datetime) -> Decision:
     """An API error is no evidence that the job died; where its driver beats, it is well."""
     if attempt.last_beat_at is not None and now - attempt.last_beat_at < timedelta(seconds=CLOSING_GRACE_S):
         return Wait()
     return Say("The Ray cluster does not answer; waiting for it to come back.")
 
 
-def _gone(job: Job, attempt: Attempt, ray: RayStatus) -> Decision:
+def _gone(desired: Desired, attempt: AnyAttempt, ray: RayStatus) -> Decision:
     if attempt.stop_reason is not None:
         return End(attempt.stop_reason)
-    if job.desired is Desired.CANCEL:
+    if desired is Desired.CANCEL:
         return End(FailureReason.CANCELLED)
     if ray is RayStatus.UNKNOWN:
         return End(FailureReason.CLUSTER_LOST, "the cluster that answers does not know this attempt")

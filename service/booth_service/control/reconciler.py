@@ -13,10 +13,17 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from booth.contract.states import Desired, JobState
-from booth_service.control import attempt_logs, lifecycle, policy, shared_device
+from booth_service.control import (
+    attempt_logs,
+    generation_lifecycle,
+    generation_rounds,
+    lifecycle,
+    policy,
+    shared_device,
+)
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
-from booth_service.control.records import Attempt, AttemptState, Job
+from booth_service.control.records import Attempt, AttemptState, Generation, GenerationAttempt, Job
 from booth_service.control.sweep import clear_unpublished, sweep
 
 logger = logging.getLogger(__name__)
@@ -44,9 +51,12 @@ class Reconciler:
         self._thread.join(timeout=60)
 
     def round(self) -> None:
-        """Every attempt that is not closed and every waiting job was looked at once."""
+        """Every attempt that is not closed and every waiting job was looked at once, of generations too."""
         for job, attempt in self._open_attempts():
             self._guarded(self._reconcile, job, attempt)
+        for generation, drawing in generation_rounds.open_attempts(self.plane):
+            self._guarded(generation_rounds.reconcile, self.plane, generation, drawing, self.watching_since)
+        self._guarded(generation_rounds.fail_orphans, self.plane)
         self._guarded(self._advance_queue)
 
     def _run(self) -> None:
@@ -114,15 +124,24 @@ class Reconciler:
     def _advance_queue(self) -> None:
         now = self.plane.now()
         with self.plane.database.read() as session:
-            running = session.scalar(select(func.count()).where(Attempt.state != AttemptState.CLOSED)) or 0
-            waiting = _waiting(session)
+            running = sum(
+                session.scalar(select(func.count()).where(kind.state != AttemptState.CLOSED)) or 0
+                for kind in (Attempt, GenerationAttempt)
+            )
+            waiting: list[policy.Waiting] = [*_waiting(session), *generation_lifecycle.waiting(session)]
+            waiting.sort(key=lambda each: each.created_at)
         hold = shared_device.share(self.plane, waiting, running)
         for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now, hold):
             match decision:
+                case policy.Claim() if isinstance(job, Generation):
+                    generation_rounds.start(self.plane, job, now)
+                case policy.Say(status_detail) if isinstance(job, Generation):
+                    with self.plane.database.write() as session:
+                        generation_lifecycle.say(session, job.id, status_detail)
                 case policy.Claim():
                     with self.plane.database.write() as session:
                         attempt = lifecycle.claim(session, job.id, now)
-                    if attempt is not None:
+                    if attempt is not None and isinstance(job, Job):
                         self._launch(job, attempt)
                 case policy.Say(status_detail):
                     with self.plane.database.write() as session:

@@ -1,7 +1,8 @@
 """The tables. SQL is the only truth: what is not here did not happen.
 
-tenants 1-n api_keys, uploads, idempotency, jobs, models
+tenants 1-n api_keys, uploads, idempotency, jobs, models, generations
 jobs    1-n attempts, events, samples, class_set_leases; 1-1 models
+generations 1-n generation_attempts (their model may be gone: its id is no foreign key)
 base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
 """
 
@@ -27,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from booth.contract.generations import GenerationState
 from booth.contract.states import Desired, FailureReason, JobState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -281,3 +283,74 @@ class Model(Table):
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class Generation(Table):
+    """Many pictures of a model, or (`model_id` is null) of a base model alone. Deleted: as a model is.
+
+    It does not run before `is_stored`: its prompts lie in the object store. `settings` are GenerationSettings; `done`
+    of `total` pictures are stored, in blocks of `block_size`.
+    """
+
+    __tablename__ = "generations"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "idempotency_key"),
+        Index("ix_generations_tenant_id_id", "tenant_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str | None] = mapped_column(index=True)
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_models.id"))
+    idempotency_key: Mapped[str]
+    request_sha256: Mapped[str]
+    prompts_sha256: Mapped[str]
+    prompts: Mapped[int]
+    is_stored: Mapped[bool] = mapped_column(default=False)
+    settings: Mapped[dict[str, Any]]
+    block_size: Mapped[int]
+    state: Mapped[GenerationState] = mapped_column(_words(GenerationState), index=True)
+    status_detail: Mapped[str]
+    desired: Mapped[Desired] = mapped_column(_words(Desired), default=Desired.RUN)
+    attempt: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    done: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int]
+    images_per_second: Mapped[float | None]
+    eta_s: Mapped[float | None]
+    manifest_key: Mapped[str | None]
+    manifest_sha256: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None]
+    not_before: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class GenerationAttempt(Table):
+    """One Ray job of a generation, as `Attempt` is one of a job.
+
+    `phase` and `step` are what it said last; `from_step` pictures stood when it began, and more did from `first_at` on.
+    """
+
+    __tablename__ = "generation_attempts"
+
+    generation_id: Mapped[str] = mapped_column(ForeignKey("generations.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    fence: Mapped[int]
+    ray_submission_id: Mapped[str]
+    state: Mapped[AttemptState] = mapped_column(_words(AttemptState), index=True)
+    stop_reason: Mapped[FailureReason | None] = mapped_column(_words(FailureReason))
+    reason: Mapped[FailureReason | None] = mapped_column(_words(FailureReason))
+    detail: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    last_beat_at: Mapped[datetime | None]
+    last_progress_at: Mapped[datetime | None]
+    phase: Mapped[str] = mapped_column(default="")
+    step: Mapped[int] = mapped_column(default=0)
+    from_step: Mapped[int]
+    first_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    closed_at: Mapped[datetime | None]

@@ -1,22 +1,24 @@
 """The decisions about a shared device, carried out: the `serving` row, Serve told, returning replicas warmed."""
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
 
-from booth_service.control import lifecycle, serve_app, sharing, warm
+from booth_service.control import generation_lifecycle, lifecycle, serve_app, sharing, warm
 from booth_service.control.launcher import ClusterAway
 from booth_service.control.plane import Plane
+from booth_service.control.policy import Waiting
 from booth_service.control.records import Job, Model, Serving, ServingState
 
 logger = logging.getLogger(__name__)
 
 
-def share(plane: Plane, waiting: list[Job], running: int) -> str:
+def share(plane: Plane, waiting: Sequence[Waiting], running: int) -> str:
     """The device's next state is on its way. Returns why no waiting job may start now; "" where they may.
 
-    `waiting` are queued jobs, oldest first, `running` counts the attempts that are not closed.
+    `waiting` are queued jobs and generations, oldest first, `running` counts the attempts that are not closed.
     """
     row = _row(plane)
     work = len(waiting) + running if plane.settings.serving_yields else 0
@@ -44,8 +46,7 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
             return say
         case sharing.Pause(say):
             if say and job_id:
-                with plane.database.write() as session:
-                    lifecycle.say(session, job_id, plane.now(), say)
+                _say(plane, job_id, say)
             _become(plane, row, ServingState.PAUSED, row.job_id, row.since)
         case sharing.Resume():
             _become(plane, row, ServingState.PAUSED, None, row.since)
@@ -56,6 +57,14 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
         case sharing.ComingBack():
             pass
     return ""
+
+
+def _say(plane: Plane, work_id: str, text: str) -> None:
+    with plane.database.write() as session:
+        if session.get(Job, work_id) is not None:
+            lifecycle.say(session, work_id, plane.now(), text)
+        else:
+            generation_lifecycle.say(session, work_id, text)
 
 
 def _row(plane: Plane) -> Serving:

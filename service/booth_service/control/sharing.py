@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session
 
 from booth.contract.jobs import Progress
 from booth_service.control.problems import ProblemError
-from booth_service.control.records import Attempt, AttemptState, Job, Serving, ServingState
+from booth_service.control.records import (
+    Attempt,
+    AttemptState,
+    Generation,
+    GenerationAttempt,
+    Job,
+    Serving,
+    ServingState,
+)
 from booth_service.control.serve_app import ServeView
 from booth_service.settings import Settings
 
@@ -135,30 +143,46 @@ def require_serving(session: Session, tenant_id: str) -> None:
     """Inference takes calls. Raises paused, with whose job is in the way and about how long."""
     serving = session.get(Serving, STACK)
     if serving is not None and serving.state is not ServingState.SERVING:
-        raise paused(_job_in_the_way(session, serving), tenant_id)
+        raise paused(_in_the_way(session, serving), tenant_id)
 
 
-def paused(job: Job | None, tenant_id: str) -> ProblemError:
-    """503: inference has made room. Only the owner of the job learns which one it is for."""
-    if job is None:
+def paused(work: Job | Generation | None, tenant_id: str) -> ProblemError:
+    """503: inference has made room. Only the owner of the job or generation learns which one it is for."""
+    if work is None:
         return ProblemError(
             "paused", "Inference is coming back.", "Its last job is over.", "Try again shortly.", UNKNOWN_RETRY_S
         )
-    whose = f"your job {job.id}" if job.tenant_id == tenant_id else "another job"
-    progress = Progress.model_validate(job.progress)
-    left = f"its phase {progress.phase!r} takes about {_duration(progress.eta_s)} more" if progress.eta_s else ""
+    kind = "generation" if isinstance(work, Generation) else "job"
+    whose = f"your {kind} {work.id}" if work.tenant_id == tenant_id else "another job"
+    eta_s, what = _rest(work)
+    left = f"{what} takes about {_duration(eta_s)} more" if eta_s else ""
     detail = f"The device is {whose}'s now; {left or 'how long it takes is not known yet'}."
     remedy = "Try again later; pictures are drawn again when no job waits or runs."
-    retry_after_s = min(LONGEST_RETRY_S, math.ceil(progress.eta_s)) if progress.eta_s else UNKNOWN_RETRY_S
+    retry_after_s = min(LONGEST_RETRY_S, math.ceil(eta_s)) if eta_s else UNKNOWN_RETRY_S
     return ProblemError("paused", "Inference is paused while a job runs.", detail, remedy, retry_after_s)
 
 
-def _job_in_the_way(session: Session, serving: Serving) -> Job | None:
-    """The job that runs; before it does, the one that inference makes room for."""
-    open_attempts = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
-    running = session.scalars(open_attempts.order_by(Job.id).limit(1)).first()
-    job = running or (session.get(Job, serving.job_id) if serving.job_id else None)
-    return job if job is not None and not job.state.is_final else None
+def _rest(work: Job | Generation) -> tuple[float | None, str]:
+    """About how many seconds are left, where that is known, and of what."""
+    if isinstance(work, Generation):
+        return work.eta_s, "it"
+    progress = Progress.model_validate(work.progress)
+    return progress.eta_s, f"its phase {progress.phase!r}"
+
+
+def _in_the_way(session: Session, serving: Serving) -> Job | Generation | None:
+    """What runs; before it does, what inference makes room for."""
+    of_jobs = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
+    of_generations = (
+        select(Generation)
+        .join(GenerationAttempt, GenerationAttempt.generation_id == Generation.id)
+        .where(GenerationAttempt.state != AttemptState.CLOSED)
+    )
+    work: Job | Generation | None = session.scalars(of_jobs.order_by(Job.id).limit(1)).first()
+    work = work or session.scalars(of_generations.order_by(Generation.id).limit(1)).first()
+    if work is None and serving.job_id:
+        work = session.get(Job, serving.job_id) or session.get(Generation, serving.job_id)
+    return work if work is not None and not work.state.is_final else None
 
 
 def _duration(seconds: float) -> str:

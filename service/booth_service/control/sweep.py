@@ -1,17 +1,29 @@
-"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models,
-weights that were being uploaded when their attempt ended, and pictures that links were given for."""
+"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models and of
+generations past their time, weights that were being uploaded when their attempt ended, and pictures that links were
+given for."""
 
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from booth_service.control import photos
 from booth_service.control.plane import Plane
-from booth_service.control.records import Attempt, AttemptState, Idempotency, Job, Model, Sample, Upload
+from booth_service.control.records import (
+    Attempt,
+    AttemptState,
+    Generation,
+    GenerationAttempt,
+    Idempotency,
+    Job,
+    Model,
+    Sample,
+    Upload,
+)
 from booth_service.storage import keys
 
 IDEMPOTENCY_LIFE = timedelta(hours=48)
+UNSTORED_LIFE = timedelta(hours=1)
 
 
 def sweep(plane: Plane) -> None:
@@ -20,6 +32,7 @@ def sweep(plane: Plane) -> None:
     with plane.database.write() as session:
         session.execute(delete(Idempotency).where(Idempotency.created_at < plane.now() - IDEMPOTENCY_LIFE))
     purge_models(plane)
+    purge_generations(plane)
     abort_weights(plane)
     sweep_pictures(plane)
 
@@ -63,6 +76,29 @@ def purge_models(plane: Plane) -> None:
         plane.store.delete(*doomed)
         with plane.database.write() as session:
             session.execute(delete(Model).where(Model.id == model.id))
+
+
+def purge_generations(plane: Plane) -> None:
+    """Generations that were deleted, whose life is over, or whose submission broke off have no object left.
+
+    Their rows go last; one of which something still runs waits.
+    """
+    now = plane.now()
+    never_stored = ~Generation.is_stored & (Generation.created_at < now - UNSTORED_LIFE)
+    expired = Generation.finished_at < now - timedelta(seconds=plane.settings.generation_life_s)
+    is_open = exists().where(
+        GenerationAttempt.generation_id == Generation.id, GenerationAttempt.state != AttemptState.CLOSED
+    )
+    with plane.database.write() as session:  # first, so that no picture is shown that is gone
+        session.execute(
+            update(Generation).where(expired | never_stored, Generation.deleted_at.is_(None)).values(deleted_at=now)
+        )
+        due = list(session.scalars(select(Generation).where(Generation.deleted_at.is_not(None), ~is_open)))
+    for generation in due:
+        plane.store.delete(*plane.store.keys(f"{keys.generation(generation.tenant_id, generation.id)}/"))
+        with plane.database.write() as session:
+            session.execute(delete(GenerationAttempt).where(GenerationAttempt.generation_id == generation.id))
+            session.execute(delete(Generation).where(Generation.id == generation.id))
 
 
 def clear_unpublished(plane: Plane, job: Job, attempt: Attempt) -> None:

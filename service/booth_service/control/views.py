@@ -1,10 +1,11 @@
 """Rows as their owners see them."""
 
 from booth.contract.attempts import StoredFile
+from booth.contract.generations import GenerationRecord, GenerationSettings
 from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress, Subject
 from booth.contract.models import BaseModelRecord, ModelRecord, Recipe
 from booth.contract.states import Desired
-from booth_service.control.records import BaseModel, Job, JobEvent, Model
+from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
 
 
 def job_record(job: Job) -> JobRecord:
@@ -36,6 +37,29 @@ def event_record(event: JobEvent) -> Event:
         message=event.message,
         status=event.status,
         progress=None if event.progress is None else Progress.model_validate(event.progress),
+    )
+
+
+def generation_record(generation: Generation, base_model: str) -> GenerationRecord:
+    """A generation; `base_model` is its base model's name."""
+    return GenerationRecord(
+        id=generation.id,
+        model_id=generation.model_id,
+        base_model=base_model,
+        status=generation.state,
+        status_detail=generation.status_detail,
+        prompts=generation.prompts,
+        done=generation.done,
+        total=generation.total,
+        settings=GenerationSettings.model_validate(generation.settings),
+        images_per_second=generation.images_per_second,
+        eta_s=generation.eta_s,
+        error=None if generation.error is None else JobFailure.model_validate(generation.error),
+        attempt=generation.attempt,
+        cancel_requested=generation.desired is Desired.CANCEL,
+        created_at=generation.created_at,
+        started_at=generation.started_at,
+        finished_at=generation.finished_at,
     )
 
 

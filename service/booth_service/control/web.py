@@ -17,6 +17,8 @@ from booth_service.control import (
     admission,
     api,
     attempt_api,
+    generation_api,
+    generation_attempt_api,
     openai_api,
     openai_errors,
     picture_api,
@@ -38,7 +40,9 @@ def build(lifespan: Lifespan) -> FastAPI:
     app.include_router(api.router)
     app.include_router(picture_api.router)
     app.include_router(openai_api.router)
+    app.include_router(generation_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
+    app.include_router(generation_attempt_api.router, include_in_schema=False)
     app.include_router(serving_api.router, include_in_schema=False)
     app.add_middleware(RequestEnvelope)
     app.add_exception_handler(ProblemError, _problem)

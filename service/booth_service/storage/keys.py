@@ -89,6 +89,36 @@ def sample_path(step: int, name: str) -> str:
     return f"samples/{step:08d}/{name}"
 
 
+def generation(tenant_id: str, generation_id: str) -> str:
+    """The prefix of all that a generation stores."""
+    return f"tenants/{tenant_id}/generations/{generation_id}"
+
+
+def generation_prompts(generation: str) -> str:
+    """What it draws, put before it can run."""
+    return f"{generation}/prompts.json"
+
+
+def generation_picture(generation: str, index: int, sha256: str) -> str:
+    """One picture. Its own hash is in the key, as in a class image's."""
+    return f"{generation}/pictures/{index:06d}-{sha256[:16]}.png"
+
+
+def generation_block(generation: str, first: int) -> str:
+    """The record of the block that begins with picture `first`, written after all that it names."""
+    return f"{generation}/blocks/{first:06d}.json"
+
+
+def generation_manifest(generation: str, attempt: int) -> str:
+    """All its pictures, complete; of each attempt that came so far, one."""
+    return f"{generation}/manifest-a{attempt}.json"
+
+
+def generation_log(generation: str, attempt: int) -> str:
+    """What an attempt's driver printed, kept when it has ended."""
+    return f"{generation}/a{attempt}.log"
+
+
 def base_file(sha256: str) -> str:
     """A file of a base model, by content."""
     return f"base-models/blobs/{sha256}"

@@ -22,7 +22,15 @@ MODEL_ROUTES = [
     ("GET", "/v1/models/{model}/files"),
     ("GET", "/v1/models/{model}/base-files"),
     ("POST", "/v1/models/{model}/generate"),
+    ("POST", "/v1/models/{model}/generations"),
 ]
+GENERATION_ROUTES = [
+    ("GET", "/v1/generations/{generation}"),
+    ("GET", "/v1/generations/{generation}/pictures"),
+    ("POST", "/v1/generations/{generation}/cancel"),
+    ("DELETE", "/v1/generations/{generation}"),
+]
+OWN_ROUTES = JOB_ROUTES + MODEL_ROUTES + GENERATION_ROUTES
 OTHER_ROUTES = [
     ("GET", "/v1/base-models"),
     ("POST", "/v1/jobs/prepare"),
@@ -32,43 +40,50 @@ OTHER_ROUTES = [
     ("GET", "/v1/models"),
     ("POST", "/v1/base-models/tiny/generate"),
     ("POST", "/v1/images/generations"),
+    ("POST", "/v1/base-models/tiny/generations"),
+    ("GET", "/v1/generations"),
 ]
 BODIES = {
     "generate": {"prompts": ["a dog"]},
-    "generations": {"prompt": "a dog", "model": "tiny"},
+    "generations": {"prompts": ["a dog"]},
+    "/v1/images/generations": {"prompt": "a dog", "model": "tiny"},
     "prepare": {"class_noun": "dog", "images": [{"sha256": "a" * 64, "bytes": 1}]},
     "jobs": {"class_noun": "dog", "images": [{"sha256": "a" * 64, "bytes": 1}]},
 }
 
 
 def call(http, method: str, path: str, headers=None):
-    body = BODIES.get(path.rsplit("/", 1)[-1]) if method == "POST" else None
+    body = BODIES.get(path, BODIES.get(path.rsplit("/", 1)[-1])) if method == "POST" else None
     return http.request(method, path, json=body, headers={"Idempotency-Key": "k", **(headers or {})})
 
 
 @pytest.fixture
 def ids(plane, user) -> dict[str, str]:
-    """A job and its model, of `user`."""
+    """A job, its model and a generation, of `user`."""
     driver = started(plane, user)
     driver.publish()
-    return {"job": driver.job_id, "model": driver.job["model_id"]}
+    own_key = {"Idempotency-Key": "own"}
+    generation = call(user.http, "POST", "/v1/base-models/tiny/generations", own_key).json()
+    return {"job": driver.job_id, "model": driver.job["model_id"], "generation": generation["id"]}
 
 
-@pytest.mark.parametrize(("method", "path"), JOB_ROUTES + MODEL_ROUTES)
+@pytest.mark.parametrize(("method", "path"), OWN_ROUTES)
 def test_anothers_ids_are_as_good_as_none(plane, ids, stranger, method, path):
     theirs = call(stranger.http, method, path.format(**ids))
-    nobodys = call(stranger.http, method, path.format(job="job-nobodys", model="model-nobodys"))
+    nobodys = call(stranger.http, method, path.format(**{kind: f"{kind}-nobodys" for kind in ids}))
     assert (theirs.status_code, nobodys.status_code) == (404, 404)
-    assert theirs.json()["title"].replace(ids["job"], "").replace(ids["model"], "") == nobodys.json()["title"].replace(
-        "job-nobodys", ""
-    ).replace("model-nobodys", "")
+    title = theirs.json()["title"]
+    for kind, own in ids.items():
+        title = title.replace(own, f"{kind}-nobodys")
+    assert title == nobodys.json()["title"]
 
 
 def test_a_stranger_changed_nothing(plane, user, ids, stranger):
-    for method, path in JOB_ROUTES + MODEL_ROUTES:
+    for method, path in OWN_ROUTES:
         call(stranger.http, method, path.format(**ids))
     assert user.http.get(f"/v1/models/{ids['model']}").status_code == 200
-    assert user.http.get(f"/v1/jobs/{ids['job']}").json()["cancel_requested"] is False
+    for path in (f"/v1/jobs/{ids['job']}", f"/v1/generations/{ids['generation']}"):
+        assert user.http.get(path).json()["cancel_requested"] is False
 
 
 @pytest.mark.parametrize("is_swept", [False, True])
@@ -85,8 +100,8 @@ def test_a_deleted_model_is_as_good_as_none(plane, user, stranger, ids, is_swept
 
 def test_every_route_of_the_users_api_is_among_these(plane):
     """So that a new route is held to the same."""
-    here = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in JOB_ROUTES + MODEL_ROUTES + OTHER_ROUTES}
-    here = {(method, path.replace("/tiny/", "/{}/")) for method, path in here} | {("GET", "/v1/health")}
+    here = {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in OWN_ROUTES + OTHER_ROUTES}
+    here = {(method, path.replace("/tiny/", "/{}/")) for method, path in here} | {("GET", "/v1/health"), ("GET", "/v1/ready")}
     there = {
         (method, re.sub(r"\{\w+\}", "{}", path))
         for path, methods in http(plane).app.openapi()["paths"].items()
@@ -99,6 +114,7 @@ def test_every_route_of_the_users_api_is_among_these(plane):
 def test_lists_show_ones_own(plane, user, ids, stranger):
     assert stranger.http.get("/v1/jobs").json()["jobs"] == []
     assert stranger.http.get("/v1/models").json()["models"] == []
+    assert stranger.http.get("/v1/generations").json()["generations"] == []
     assert len(user.http.get("/v1/jobs").json()["jobs"]) == 1
 
 
@@ -109,8 +125,8 @@ def test_a_bad_key_opens_nothing(plane, user, key):
     _, public, secret = user.http.headers["Authorization"].removeprefix("Bearer ").split("_", 2)
     del user.http.headers["Authorization"]
     headers = {} if key is None else {"Authorization": f"Bearer {key.format(id=public, secret=secret)}"}
-    for method, path in JOB_ROUTES + MODEL_ROUTES + OTHER_ROUTES:
-        answer = call(user.http, method, path.format(job="j", model="m"), headers)
+    for method, path in OWN_ROUTES + OTHER_ROUTES:
+        answer = call(user.http, method, path.format(job="j", model="m", generation="g"), headers)
         assert answer.status_code == 401, path
         body = answer.json()
         assert body.get("code", body.get("error", {}).get("code")) in ("unauthenticated", "invalid_api_key")

@@ -1,0 +1,88 @@
+"""Work of one kind on every free device of the cluster: a Ray Data actor pool, whose errors come home whole."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from booth_service.errors import OutOfMemory, ServiceError, WorkerDied
+
+SPARED_CPUS = 0.1  # of each actor's: what a serving replica on the same machine holds
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+def by_actor_pool(
+    make_worker: Callable[[], Callable[[Task], Done]],
+    tasks: Sequence[Task],
+    *,
+    resources: dict[str, float],
+    most: int,
+    what: str,
+) -> Iterator[Done]:
+    """What a worker makes of each task, as it is finished. Tasks and results travel pickled, and should be small.
+
+    Each of up to `most` actors holds `resources` and makes itself a worker. The pool begins with the first free device
+    and grows while others are. An actor that dies is started again by Ray and its task done anew. Raises what a worker
+    raised; `what` says in an error of Ray's what was being done.
+    """
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    most = max(1, min(len(tasks), most))
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        PoolActor,
+        fn_constructor_args=(make_worker,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
+        ),
+        **resources,
+    )
+    try:
+        for row in done.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            yield pickle.loads(row["done"])
+    except RayError as error:
+        kind = OutOfMemory if "OutOfMemory" in str(error) else WorkerDied
+        raise kind(f"{what} failed: {error}") from error
+
+
+def one_device(*, use_gpu: bool, threads: int = 1) -> dict[str, float]:
+    """What one actor holds."""
+    return {"num_gpus": 1} if use_gpu else {"num_cpus": threads - SPARED_CPUS}
+
+
+def most_actors(*, use_gpu: bool, threads: int = 1) -> int:
+    """As many as the cluster's devices could hold were they all free."""
+    cluster = ray.cluster_resources()
+    return int(cluster.get("GPU", 0)) if use_gpu else int(cluster.get("CPU", 1)) // threads
+
+
+class PoolActor:
+    """A worker as Ray Data calls it.
+
+    The service's errors travel as values: of what an actor raises Ray Data brings home the text alone.
+    """
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+        self._make_worker = make_worker
+
+    @cached_property
+    def worker(self) -> Callable[[Any], Any]:
+        """Made at the first task, so that what goes wrong in it is told like the rest."""
+        return self._make_worker()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        (task,) = batch["task"]
+        done, error = b"", b""
+        try:
+            done = pickle.dumps(self.worker(pickle.loads(task)))
+        except ServiceError as refused:
+            error = pickle.dumps(refused)
+        return {"done": [done], "error": [error]}

@@ -1,0 +1,51 @@
+"""What to do next with a generation: pure decisions, as `policy` makes them for jobs, and the size of its blocks."""
+
+from datetime import datetime
+
+from booth.contract.states import FailureReason
+from booth_service.control import policy
+from booth_service.control.policy import Decision, End, Launch, RayStatus, Say, Stop, Wait
+from booth_service.control.records import AttemptState, Generation, GenerationAttempt
+from booth_service.settings import Settings
+
+
+def block_size(settings: Settings, width: int, height: int) -> int:
+    """Pictures that are drawn as one batch: the largest batch that the endpoint would make of such pictures."""
+    return max(1, min(settings.serving_batch_size, settings.serving_batch_pixels // (width * height)))
+
+
+def decide(
+    generation: Generation,
+    attempt: GenerationAttempt,
+    ray: RayStatus,
+    settings: Settings,
+    now: datetime,
+    watching_since: datetime,
+    *,
+    is_model_gone: bool,
+) -> Decision:
+    """What to do with an attempt that is not closed. Silence counts from `watching_since` at the earliest."""
+    decided = policy.unless_it_works(generation.desired, attempt, ray, now)
+    if is_model_gone and attempt.state is AttemptState.ACTIVE:
+        if isinstance(decided, Launch):
+            return End(FailureReason.MODEL_DELETED)
+        if decided is None:
+            return Stop(FailureReason.MODEL_DELETED)
+    return decided or _running(attempt, settings, now, watching_since)
+
+
+def _running(attempt: GenerationAttempt, settings: Settings, now: datetime, watching_since: datetime) -> Decision:
+    def silent_s(since: datetime | None) -> float:
+        return (now - max(since or attempt.created_at, watching_since)).total_seconds()
+
+    begun = attempt.submitted_at or attempt.created_at
+    limit = settings.no_progress_limit_s
+    if silent_s(attempt.last_beat_at or begun) > limit:
+        return Stop(FailureReason.STALLED, f"the driver has said nothing for {limit:g} s")
+    still_s = silent_s(attempt.last_progress_at or begun)
+    if attempt.first_at is None and still_s > settings.first_step_limit_s:
+        # Until then the pool waits for its first device and loads the model there.
+        return Stop(FailureReason.NO_FIRST_STEP, f"no picture within {settings.first_step_limit_s:g} s")
+    if attempt.first_at is not None and still_s > limit:
+        return Stop(FailureReason.STALLED, f"no picture for {limit:g} s")
+    return Say("Starting on the cluster.") if attempt.last_beat_at is None else Wait()
