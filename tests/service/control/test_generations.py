@@ -233,7 +233,7 @@ def test_many_long_prompts_are_read_and_too_many_bytes_are_not(plane, user):
     headers = {"Idempotency-Key": "k", "Content-Length": str(limits.MAX_BULK_BYTES + 1)}
     answer = user.http.post("/v1/base-models/tiny/generations", content=b"", headers=headers)
     assert (answer.status_code, str(limits.MAX_BULK_BYTES) in answer.json()["title"]) == (400, True)
-    answer = user.http.post("/v1/base-models/tiny/generate", json={"prompts": prompts})
+    answer = user.http.post("/v1/jobs/prepare", json={"prompts": prompts})
     assert answer.status_code == 400  # other routes keep their limit
 
 
