@@ -130,7 +130,7 @@ class Reconciler:
             )
             waiting: list[policy.Waiting] = [*_waiting(session), *generation_lifecycle.waiting(session)]
             waiting.sort(key=lambda each: each.created_at)
-        hold = shared_device.share(self.plane, waiting, running)
+        hold = shared_device.share(self.plane, [each.id for each in waiting], running)
         for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now, hold):
             match decision:
                 case policy.Claim() if isinstance(job, Generation):

@@ -1,7 +1,6 @@
 """The decisions about a shared device, carried out: the `serving` row, Serve told, returning replicas warmed."""
 
 import logging
-from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
@@ -9,16 +8,16 @@ from sqlalchemy import select
 from booth_service.control import generation_lifecycle, lifecycle, serve_app, sharing, warm
 from booth_service.control.launcher import ClusterAway
 from booth_service.control.plane import Plane
-from booth_service.control.policy import Waiting
-from booth_service.control.records import Job, Model, Serving, ServingState
+from booth_service.control.records import Generation, Job, Model, Serving, ServingState
 
 logger = logging.getLogger(__name__)
 
 
-def share(plane: Plane, waiting: Sequence[Waiting], running: int) -> str:
+def share(plane: Plane, waiting: list[str], running: int) -> str:
     """The device's next state is on its way. Returns why no waiting job may start now; "" where they may.
 
-    `waiting` are queued jobs and generations, oldest first, `running` counts the attempts that are not closed.
+    `waiting` are the ids of queued jobs and generations, oldest first, `running` counts the attempts that are not
+    closed.
     """
     row = _row(plane)
     work = len(waiting) + running if plane.settings.serving_yields else 0
@@ -29,7 +28,7 @@ def share(plane: Plane, waiting: Sequence[Waiting], running: int) -> str:
     decision = sharing.decide(now, plane.settings)
     if not isinstance(decision, sharing.Hold | sharing.ComingBack) and decision != sharing.Pause():
         logger.info("shared device, %s with %d job(s): %s", row.state.value, work, decision)
-    return _apply(plane, decision, row, waiting[0].id if waiting else None)
+    return _apply(plane, decision, row, waiting[0] if waiting else None)
 
 
 def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str | None) -> str:
@@ -45,8 +44,8 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
         case sharing.Hold(say):
             return say
         case sharing.Pause(say):
-            if say and job_id:
-                _say(plane, job_id, say)
+            if say:
+                _warn(plane, job_id, say)
             _become(plane, row, ServingState.PAUSED, row.job_id, row.since)
         case sharing.Resume():
             _become(plane, row, ServingState.PAUSED, None, row.since)
@@ -59,12 +58,13 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
     return ""
 
 
-def _say(plane: Plane, work_id: str, text: str) -> None:
+def _warn(plane: Plane, work_id: str | None, say: str) -> None:
+    logger.warning(say)
     with plane.database.write() as session:
-        if session.get(Job, work_id) is not None:
-            lifecycle.say(session, work_id, plane.now(), text)
-        else:
-            generation_lifecycle.say(session, work_id, text)
+        if work_id is not None and session.get(Job, work_id) is not None:
+            lifecycle.say(session, work_id, plane.now(), say)
+        elif work_id is not None and session.get(Generation, work_id) is not None:
+            generation_lifecycle.say(session, work_id, say)
 
 
 def _row(plane: Plane) -> Serving:

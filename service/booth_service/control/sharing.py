@@ -142,19 +142,20 @@ def _draining(now: Situation, settings: Settings) -> Decision:
 def require_serving(session: Session, tenant_id: str) -> None:
     """Inference takes calls. Raises paused, with whose job is in the way and about how long."""
     serving = session.get(Serving, STACK)
-    if serving is not None and serving.state is not ServingState.SERVING:
-        raise paused(_in_the_way(session, serving), tenant_id)
+    if serving is None or serving.state is ServingState.SERVING:
+        return
+    if serving.job_id is None:
+        detail = "No job waits or runs any more."
+        raise ProblemError("paused", "Inference is coming back.", detail, "Try again shortly.", UNKNOWN_RETRY_S)
+    raise paused(_in_the_way(session, serving.job_id), tenant_id)
 
 
 def paused(work: Job | Generation | None, tenant_id: str) -> ProblemError:
-    """503: inference has made room. Only the owner of the job or generation learns which one it is for."""
-    if work is None:
-        return ProblemError(
-            "paused", "Inference is coming back.", "Its last job is over.", "Try again shortly.", UNKNOWN_RETRY_S
-        )
+    """503: inference has made room. Only the owner of the job or generation learns which one it is for; None is one
+    that cannot be told any more."""
     kind = "generation" if isinstance(work, Generation) else "job"
-    whose = f"your {kind} {work.id}" if work.tenant_id == tenant_id else "another job"
-    eta_s, what = _rest(work)
+    whose = f"your {kind} {work.id}" if work is not None and work.tenant_id == tenant_id else "another job"
+    eta_s, what = _rest(work) if work is not None else (None, "")
     left = f"{what} takes about {_duration(eta_s)} more" if eta_s else ""
     detail = f"The device is {whose}'s now; {left or 'how long it takes is not known yet'}."
     remedy = "Try again later; pictures are drawn again when no job waits or runs."
@@ -170,7 +171,7 @@ def _rest(work: Job | Generation) -> tuple[float | None, str]:
     return progress.eta_s, f"its phase {progress.phase!r}"
 
 
-def _in_the_way(session: Session, serving: Serving) -> Job | Generation | None:
+def _in_the_way(session: Session, work_id: str) -> Job | Generation | None:
     """What runs; before it does, what inference makes room for."""
     of_jobs = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
     of_generations = (
@@ -180,8 +181,8 @@ def _in_the_way(session: Session, serving: Serving) -> Job | Generation | None:
     )
     work: Job | Generation | None = session.scalars(of_jobs.order_by(Job.id).limit(1)).first()
     work = work or session.scalars(of_generations.order_by(Generation.id).limit(1)).first()
-    if work is None and serving.job_id:
-        work = session.get(Job, serving.job_id) or session.get(Generation, serving.job_id)
+    if work is None:
+        work = session.get(Job, work_id) or session.get(Generation, work_id)
     return work if work is not None and not work.state.is_final else None
 
 
