@@ -1,5 +1,6 @@
 """What the control plane is made of. Built once in `app.py` and passed to whoever acts."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,3 +40,4 @@ class Plane:
     serve_calls: ServeCalls = field(default_factory=lambda: ServeCalls(httpx2.AsyncHTTPTransport()))
     serve_now: httpx2.Client = field(default_factory=lambda: httpx2.Client(trust_env=False))
     handed_over: set[str] = field(default_factory=set)
+    began_s: float = field(default_factory=time.monotonic)

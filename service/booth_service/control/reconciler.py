@@ -116,7 +116,7 @@ class Reconciler:
         with self.plane.database.read() as session:
             running = session.scalar(select(func.count()).where(Attempt.state != AttemptState.CLOSED)) or 0
             waiting = _waiting(session)
-        hold = shared_device.share(self.plane, waiting, running)
+        hold = shared_device.share(self.plane, [job.id for job in waiting], running)
         for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now, hold):
             match decision:
                 case policy.Claim():

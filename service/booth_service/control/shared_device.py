@@ -13,10 +13,10 @@ from booth_service.control.records import Job, Model, Serving, ServingState
 logger = logging.getLogger(__name__)
 
 
-def share(plane: Plane, waiting: list[Job], running: int) -> str:
+def share(plane: Plane, waiting: list[str], running: int) -> str:
     """The device's next state is on its way. Returns why no waiting job may start now; "" where they may.
 
-    `waiting` are queued jobs, oldest first, `running` counts the attempts that are not closed.
+    `waiting` are the ids of queued jobs, oldest first, `running` counts the attempts that are not closed.
     """
     row = _row(plane)
     work = len(waiting) + running if plane.settings.serving_yields else 0
@@ -27,7 +27,7 @@ def share(plane: Plane, waiting: list[Job], running: int) -> str:
     decision = sharing.decide(now, plane.settings)
     if not isinstance(decision, sharing.Hold | sharing.ComingBack) and decision != sharing.Pause():
         logger.info("shared device, %s with %d job(s): %s", row.state.value, work, decision)
-    return _apply(plane, decision, row, waiting[0].id if waiting else None)
+    return _apply(plane, decision, row, waiting[0] if waiting else None)
 
 
 def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str | None) -> str:
@@ -43,9 +43,8 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
         case sharing.Hold(say):
             return say
         case sharing.Pause(say):
-            if say and job_id:
-                with plane.database.write() as session:
-                    lifecycle.say(session, job_id, plane.now(), say)
+            if say:
+                _warn(plane, job_id, say)
             _become(plane, row, ServingState.PAUSED, row.job_id, row.since)
         case sharing.Resume():
             _become(plane, row, ServingState.PAUSED, None, row.since)
@@ -56,6 +55,13 @@ def _apply(plane: Plane, decision: sharing.Decision, row: Serving, job_id: str |
         case sharing.ComingBack():
             pass
     return ""
+
+
+def _warn(plane: Plane, job_id: str | None, say: str) -> None:
+    logger.warning(say)
+    with plane.database.write() as session:
+        if job_id is not None and session.get(Job, job_id) is not None:
+            lifecycle.say(session, job_id, plane.now(), say)
 
 
 def _row(plane: Plane) -> Serving:

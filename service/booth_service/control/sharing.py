@@ -134,18 +134,19 @@ def _draining(now: Situation, settings: Settings) -> Decision:
 def require_serving(session: Session, tenant_id: str) -> None:
     """Inference takes calls. Raises paused, with whose job is in the way and about how long."""
     serving = session.get(Serving, STACK)
-    if serving is not None and serving.state is not ServingState.SERVING:
-        raise paused(_job_in_the_way(session, serving), tenant_id)
+    if serving is None or serving.state is ServingState.SERVING:
+        return
+    if serving.job_id is None:
+        detail = "No job waits or runs any more."
+        raise ProblemError("paused", "Inference is coming back.", detail, "Try again shortly.", UNKNOWN_RETRY_S)
+    raise paused(_job_in_the_way(session, serving.job_id), tenant_id)
 
 
 def paused(job: Job | None, tenant_id: str) -> ProblemError:
-    """503: inference has made room. Only the owner of the job learns which one it is for."""
-    if job is None:
-        return ProblemError(
-            "paused", "Inference is coming back.", "Its last job is over.", "Try again shortly.", UNKNOWN_RETRY_S
-        )
-    whose = f"your job {job.id}" if job.tenant_id == tenant_id else "another job"
-    progress = Progress.model_validate(job.progress)
+    """503: inference has made room. Only the owner of the job learns which one it is for; None is one that cannot be
+    told any more."""
+    whose = f"your job {job.id}" if job is not None and job.tenant_id == tenant_id else "another job"
+    progress = Progress() if job is None else Progress.model_validate(job.progress)
     left = f"its phase {progress.phase!r} takes about {_duration(progress.eta_s)} more" if progress.eta_s else ""
     detail = f"The device is {whose}'s now; {left or 'how long it takes is not known yet'}."
     remedy = "Try again later; pictures are drawn again when no job waits or runs."
@@ -153,11 +154,11 @@ def paused(job: Job | None, tenant_id: str) -> ProblemError:
     return ProblemError("paused", "Inference is paused while a job runs.", detail, remedy, retry_after_s)
 
 
-def _job_in_the_way(session: Session, serving: Serving) -> Job | None:
+def _job_in_the_way(session: Session, waited_for: str) -> Job | None:
     """The job that runs; before it does, the one that inference makes room for."""
     open_attempts = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
     running = session.scalars(open_attempts.order_by(Job.id).limit(1)).first()
-    job = running or (session.get(Job, serving.job_id) if serving.job_id else None)
+    job = running or session.get(Job, waited_for)
     return job if job is not None and not job.state.is_final else None
 
 

@@ -33,8 +33,8 @@ class Replica:
 
 
 def before(plane, replica: Replica):
-    """The same control plane in front of this replica."""
-    return replace(plane, serve_now=httpx2.Client(transport=TestClient(replica.app)._transport))
+    """The same control plane in front of this replica, hours after it began."""
+    return replace(plane, began_s=float("-inf"), serve_now=httpx2.Client(transport=TestClient(replica.app)._transport))
 
 
 def published(plane, driver) -> httpx2.Response:
@@ -122,7 +122,9 @@ def test_replicas_learn_which_models_were_deleted(plane, user):
     with http(plane) as client:
         headers = {"Authorization": user.http.headers["Authorization"]}
         assert client.delete(f"/v1/models/{driver.job['model_id']}", headers=headers).status_code == 204
-    assert deleted(plane, [manifest, "0" * 64]).json() == {"manifest_sha256s": [manifest, "0" * 64]}
+    assert deleted(plane, [manifest, "0" * 64]).json() == {"manifest_sha256s": [manifest]}
+    settled = replace(plane, began_s=float("-inf"))
+    assert deleted(settled, [manifest, "0" * 64]).json() == {"manifest_sha256s": [manifest, "0" * 64]}
 
 
 @pytest.mark.parametrize("secret", ["", "a guess", "gu\u00e9ss"])
