@@ -260,9 +260,11 @@ def test_an_exception_of_ones_own_closes_the_connection(slow: str) -> None:
     def enough(at: DrawingProgress) -> None:
         raise RuntimeError("enough")
 
-    with Client(slow, "key") as client, pytest.raises(RuntimeError, match="enough"):
-        client.models.get("mdl_1").generate("x", on_step=enough)
-    assert Slow.gone.wait(10)
+    with Client(slow, "key") as client:
+        with pytest.raises(RuntimeError, match="enough") as caught:
+            client.models.get("mdl_1").generate("x", on_step=enough)
+        assert Slow.gone.wait(10)  # while client and traceback are still there
+    assert caught.value.args == ("enough",)
 
 
 def test_ctrl_c_ends_the_drawing(slow: str) -> None:
