@@ -102,6 +102,11 @@ class WeightsCache:
     def __contains__(self, name: str) -> bool:
         return name in self._shelf.entries
 
+    def names(self) -> list[str]:
+        """What is there, the least recently used first."""
+        with self._changed:
+            return list(self._shelf.entries)
+
     def want(self, names: Collection[str]) -> None:
         """These are wanted, in place of those before."""
         with self._changed:
