@@ -148,7 +148,7 @@ class Engine:
 
     def held(self) -> list[str]:
         """The models of which a copy is here, by the SHA-256 of their manifests."""
-        return [name for name in self.models.cache.names() if "/" not in name]
+        return self.models.held()
 
     def queued_pictures(self) -> int:
         """Pictures that wait or are being drawn."""
@@ -321,10 +321,9 @@ class Engine:
     def _stepped(self, batch: Batch, step: Step) -> bool:
         """Callers hear of the step; False where nobody wants the batch any more."""
         now = self._step_at = time.monotonic()
-        calls = batch.calls()
-        for call in calls:
-            call.expire(now)
-        wanted = [call for call in calls if not call.is_over]
+        with self._changed:
+            self._clear(now)
+        wanted = [call for call in batch.calls() if not call.is_over]
         previews = step.preview() if any(call.wants_previews(step) for call in wanted) else []
         for call in wanted:
             rows = [row for row, each in enumerate(batch.rows) if each.call is call]

@@ -44,9 +44,6 @@ class Flights(Generic[_T]):
                 return error
             return None
 
-    def is_under_way(self, name: str) -> bool:
-        return name in self._under_way
-
     def _fly(self, name: str, future: "Future[_T]", call: Callable[[], _T]) -> None:
         try:
             result = call()

@@ -13,7 +13,7 @@ from booth_service.diffusion.components import load_pipeline
 from booth_service.errors import ObjectMissing, ServiceError
 from booth_service.inference.batching import Standing
 from booth_service.inference.flights import Flights
-from booth_service.inference.skeleton import Composition, Skeleton, Slots, base_entry
+from booth_service.inference.skeleton import Composition, Skeleton, Slots, base_entry, is_published
 from booth_service.inference.weights import (
     Weights,
     base_component,
@@ -100,6 +100,11 @@ class Models:
         """Rows wait for these models, so that others make room before them."""
         known = [self._known[name] for name in names if name in self._known]
         self.cache.want({each for one in known for each in one.composition.values()})
+
+    def held(self) -> list[str]:
+        """The published models of which weights are here, wherever."""
+        names = {name for skeleton in list(self._skeletons.values()) for name in skeleton.live.values() if name}
+        return sorted(name for name in names.union(self.cache.names(), self.slots.names()) if is_published(name))
 
     def standing(self, name: str) -> Standing | None:
         """How near the model's weights are; None where some are not at hand."""

@@ -26,6 +26,11 @@ def base_entry(base: str, component: str) -> str:
     return f"{base}/{component}"
 
 
+def is_published(name: str) -> bool:
+    """True where this is the name of a published model's weights, not of a base model's."""
+    return "/" not in name
+
+
 class Skeleton:
     """A base model's pipeline. `live` says whose weights each trained component holds; None: nobody's, whole.
 
@@ -120,6 +125,9 @@ class Slots:
 
     def __contains__(self, name: str) -> bool:
         return name in self._shelf.entries
+
+    def names(self) -> list[str]:
+        return list(self._shelf.entries)
 
     def find(self, name: str) -> Weights | None:
         entry = self._shelf.find(name)

@@ -102,10 +102,10 @@ class WeightsCache:
     def __contains__(self, name: str) -> bool:
         return name in self._shelf.entries
 
-    def names(self) -> frozenset[str]:
-        """What is there now."""
+    def names(self) -> list[str]:
+        """What is there, the least recently used first."""
         with self._changed:
-            return frozenset(self._shelf.entries)
+            return list(self._shelf.entries)
 
     def want(self, names: Collection[str]) -> None:
         """These are wanted, in place of those before."""
