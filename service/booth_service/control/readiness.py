@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OK, AWAY = "ok", "no answer"
 WITHIN_S = 4.0
 KEPT_S = 1.0
+SERVE_TIMEOUT_S = 2.0
 SERVE_HEALTH_PATH = "/-/healthz"  # of Serve's proxy itself: a replica that is scaled to zero must not start for it
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ async def ask(plane: Plane) -> dict[str, str | None]:
         _in_time(asyncio.to_thread(_reason, plane.database.look)),
         _in_time(asyncio.to_thread(_reason, plane.store.look)),
         _in_time(asyncio.to_thread(plane.launcher.refusal)),
-        _in_time(_serve_refusal(plane)),
+        _in_time(asyncio.to_thread(_serve_refusal, plane.settings.serve_url)),
     )
     return dict(zip(("database", "bucket", "ray", "serve"), reasons, strict=True))
 
@@ -84,9 +85,10 @@ def _reason(look: Callable[[], None]) -> str | None:
     return None
 
 
-async def _serve_refusal(plane: Plane) -> str | None:
+def _serve_refusal(serve_url: str) -> str | None:
+    """Not over the plane's own client, where calls mean pictures."""
     try:
-        answer = await plane.serve.get(plane.settings.serve_url.rstrip("/") + SERVE_HEALTH_PATH, timeout=WITHIN_S)
+        answer = httpx2.get(serve_url.rstrip("/") + SERVE_HEALTH_PATH, timeout=SERVE_TIMEOUT_S, trust_env=False)
     except httpx2.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     return None if answer.status_code == 200 else f"it answered {answer.status_code}"
