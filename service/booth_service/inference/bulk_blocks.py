@@ -61,11 +61,10 @@ class Drawer:
     def draw(self, task: BulkTask) -> DrawnBlock:
         """The block, stored. Raises StorageError, BadWeights, CannotDraw."""
         work = self.work
-        padding = [task.draws[-1]] * (work.block_size - len(task.draws))
-        request = work.request.model_copy(update={"draws": [*task.draws, *padding]})
+        request = work.request.model_copy(update={"draws": list(task.draws)})
         drawn = self.engine.submit(request).future.result().pictures
+        numbers = range(task.first, task.first + len(task.draws))
         with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
-            numbers = range(task.first, task.first + len(task.draws))
             pictures = list(pool.map(self._store, numbers, task.draws, drawn))
         block = DrawnBlock(first=task.first, pictures=pictures)
         return store_block(work.store, work.prefix, block, replace=task.replace)

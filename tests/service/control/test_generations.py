@@ -321,20 +321,20 @@ def test_a_manifest_that_lacks_a_picture_is_refused(plane, user):
 
 
 @both_databases
-def test_jobs_and_generations_run_in_the_order_in_which_they_were_made(plane, user, cluster):
-    bulk = running(plane, user)
-    job = started(plane, user)
-    later = running(plane, user)
-    assert job.job["status_detail"] == "Waiting for 1 job ahead."
-    assert later.record["status_detail"] == "Waiting for 2 jobs ahead."
-    bulk.failed("bad_model")
-    cluster.jobs[bulk.ray_job] = RayStatus.FAILED
-    Reconciler(plane).round()
-    assert list(cluster.jobs) == [bulk.ray_job, job.ray_job]
-    job.failed("bad_photos")
-    cluster.jobs[job.ray_job] = RayStatus.FAILED
-    Reconciler(plane).round()
-    assert list(cluster.jobs) == [bulk.ray_job, job.ray_job, later.ray_job]
+def test_jobs_and_generations_run_in_the_order_in_which_they_were_made(plane, user, cluster, clock):
+    made = []
+    for make in (running, running, started, running):
+        made.append(make(plane, user))
+        clock.advance(1)
+    first, second, job, last = made
+    assert second.record["status_detail"] == "Waiting for 1 job ahead."
+    assert job.job["status_detail"] == "Waiting for 2 jobs ahead."
+    assert last.record["status_detail"] == "Waiting for 3 jobs ahead."
+    for each, reason in ((first, "bad_model"), (second, "bad_model"), (job, "bad_photos")):
+        each.failed(reason)
+        cluster.jobs[each.ray_job] = RayStatus.FAILED
+        Reconciler(plane).round()
+    assert list(cluster.jobs) == [each.ray_job for each in made]
 
 
 @both_databases
