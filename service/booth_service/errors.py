@@ -88,7 +88,7 @@ class MissingExtra(ServiceError):
 
 
 class CannotDraw(ServiceError):
-    pass
+    reason = FailureReason.CANNOT_DRAW
 
 
 class EngineBusy(ServiceError):

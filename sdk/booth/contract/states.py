@@ -44,6 +44,7 @@ class FailureReason(StrEnum):
     SUPERSEDED = "superseded"
     CANCELLED = "cancelled"
     MODEL_DELETED = "model_deleted"
+    CANNOT_DRAW = "cannot_draw"
     INTERNAL = "internal"
 
     @property
@@ -101,5 +102,6 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     FailureReason.SUPERSEDED: ("A newer attempt of this job took over.", "Nothing to do."),
     FailureReason.CANCELLED: ("The job was cancelled.", "Submit again to start over."),
     FailureReason.MODEL_DELETED: ("The model was deleted meanwhile.", "What was drawn until then stays."),
+    FailureReason.CANNOT_DRAW: ("The model cannot draw what was asked.", "Change what the detail names."),
     FailureReason.INTERNAL: ("An unexpected error ended the attempt.", "See the job's logs; report the job id."),
 }
