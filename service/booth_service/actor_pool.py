@@ -1,8 +1,8 @@
 """Work of one kind on every free device of the cluster: a Ray Data actor pool, whose errors come home whole."""
 
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, TypeVar
 
 import ray
@@ -24,12 +24,14 @@ def by_actor_pool(
     resources: dict[str, float],
     most: int,
     what: str,
+    at_once: int = 1,
 ) -> Iterator[Done]:
     """What a worker makes of each task, as it is finished. Tasks and results travel pickled, and should be small.
 
-    Each of up to `most` actors holds `resources` and makes itself a worker. The pool begins with the first free device
-    and grows while others are. An actor that dies is started again by Ray and its task done anew. Raises what a worker
-    raised; `what` says in an error of Ray's what was being done.
+    Each of up to `most` actors holds `resources` and makes itself a worker, which has `at_once` tasks at a time, each
+    in a thread of its own. The pool begins with the first free device and grows while others are. An actor that dies is
+    started again by Ray and its tasks done anew. Raises what a worker raised; `what` says in an error of Ray's what was
+    being done.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"task": pickle.dumps(task)} for task in tasks]
@@ -39,7 +41,12 @@ def by_actor_pool(
         fn_constructor_args=(make_worker,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
+            min_size=1,
+            max_size=most,
+            initial_size=most,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=at_once > 1,
         ),
         **resources,
     )
@@ -72,17 +79,21 @@ class PoolActor:
 
     def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
         self._make_worker = make_worker
+        self._worker: Callable[[Any], Any] | None = None
+        self._lock = threading.Lock()
 
-    @cached_property
     def worker(self) -> Callable[[Any], Any]:
         """Made at the first task, so that what goes wrong in it is told like the rest."""
-        return self._make_worker()
+        with self._lock:
+            if self._worker is None:
+                self._worker = self._make_worker()
+            return self._worker
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         (task,) = batch["task"]
         done, error = b"", b""
         try:
-            done = pickle.dumps(self.worker(pickle.loads(task)))
+            done = pickle.dumps(self.worker()(pickle.loads(task)))
         except ServiceError as refused:
             error = pickle.dumps(refused)
         return {"done": [done], "error": [error]}

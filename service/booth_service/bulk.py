@@ -33,6 +33,7 @@ from booth_service.storage.generation_blocks import damaged_blocks, firsts, read
 from booth_service.storage.s3 import ObjectStore
 
 EXIT_FAILED, EXIT_ENDED = 3, 4
+BLOCKS_AT_ONCE = 2  # of an actor: one is drawn while the other becomes files and is stored
 
 Make = Callable[[BulkWork, Sequence[BulkTask]], Iterable[DrawnBlock]]
 """Draws blocks in any order; `by_actor_pool` on a cluster."""
@@ -99,6 +100,7 @@ def by_actor_pool(work: BulkWork, tasks: Sequence[BulkTask]) -> Iterable[DrawnBl
         resources=actor_pool.one_device(use_gpu=work.use_gpu),
         most=actor_pool.most_actors(use_gpu=work.use_gpu),
         what="drawing",
+        at_once=BLOCKS_AT_ONCE,
     )
 
 
