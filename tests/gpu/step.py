@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ import ceilings
 import torch
 import torch.distributed as dist
 from arms import Setting
-from figure import Goal, at_least, at_most, line
+from figure import at_least, at_most
+from said import attempt, ratios, say
 
 from booth_service.settings import torchrun_place
 
@@ -87,10 +88,11 @@ def steps_of_two(setting: Setting, best: ceilings.Ceilings) -> Iterator[bool]:
     theirs = arms.reference(setting, 1)
     floor = floor_s(arithmetic, parameters, best)
     print(f"reference {milliseconds(theirs)}, ours {milliseconds(ours)}, floor {1e3 * floor:.1f} ms a step", flush=True)
-    yield say(setting, "H1", ratios(theirs, ours), at_least(2.5), "reference loop over ours, 1+1 images")
-    yield say(setting, "H2", [seconds / floor for seconds in ours], at_most(2.5), "ours over the sum of the floors")
+    yield say(setting.device, "H1", ratios(theirs, ours), at_least(2.5), "reference loop over ours, 1+1 images")
+    over_floor = [seconds / floor for seconds in ours]
+    yield say(setting.device, "H2", over_floor, at_most(2.5), "ours over the sum of the floors")
     states = STATE_BYTES * parameters / GB
-    yield say(setting, "H5", [peak / GB], at_most(states + 6), f"peak GB, 1+1 images; states are {states:.2f}")
+    yield say(setting.device, "H5", [peak / GB], at_most(states + 6), f"peak GB, 1+1 images; states are {states:.2f}")
 
 
 def throughput(setting: Setting, best: ceilings.Ceilings, train_batch_size: int) -> bool:
@@ -100,7 +102,7 @@ def throughput(setting: Setting, best: ceilings.Ceilings, train_batch_size: int)
     mfu = [arithmetic / s / best.matrix_flops for s in seconds]
     rate = 2 * train_batch_size / sorted(seconds)[len(seconds) // 2]
     title = f"of the product rate at {train_batch_size}+{train_batch_size} images ({rate:.1f} images/s)"
-    return say(setting, "H3", mfu, at_least(0.35), title)
+    return say(setting.device, "H3", mfu, at_least(0.35), title)
 
 
 def deepspeed_cost(setting: Setting, sizes: Sequence[int]) -> Iterator[bool]:
@@ -112,7 +114,7 @@ def deepspeed_cost(setting: Setting, sizes: Sequence[int]) -> Iterator[bool]:
         for stage in (1, 2):
             sharded = arms.bare(setting, train_batch_size, zero_stage=stage)
             title = f"DeepSpeed over the bare loop at {train_batch_size}+{train_batch_size} images, stage {stage}"
-            yield say(setting, f"H4-{train_batch_size}-{stage}", ratios(sharded, bare), at_most(goal), title)
+            yield say(setting.device, f"H4-{train_batch_size}-{stage}", ratios(sharded, bare), at_most(goal), title)
 
 
 def tried(setting: Setting, deadline: float) -> None:
@@ -128,7 +130,7 @@ def tried(setting: Setting, deadline: float) -> None:
 
 
 def compare(setting: Setting, bare: list[float], name: str, how: dict[str, Any]) -> bool:
-    return say(setting, "T", ratios(bare, arms.bare(setting, 1, **how)), None, f"bare step over: {name}")
+    return say(setting.device, "T", ratios(bare, arms.bare(setting, 1, **how)), None, f"bare step over: {name}")
 
 
 def changes(setting: Setting) -> dict[str, tuple[dict[str, Any], Any]]:
@@ -157,26 +159,6 @@ def floor_s(arithmetic: int, parameters: int, best: ceilings.Ceilings) -> float:
     """Least seconds of a step: its products, AdamW's traffic, the norm's, and the casts of all weights."""
     traffic = parameters * (ADAMW_BYTES + NORM_BYTES + CAST_BYTES)
     return arithmetic / best.matrix_flops + traffic / best.copy_bytes
-
-
-def attempt(name: str, work: Callable[[], Any]) -> Iterator[bool]:
-    """What `work` yields; an error is said, and counts as short."""
-    try:
-        yield from work()
-    except Exception as error:
-        print(f"{name} failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", flush=True)
-        yield False
-
-
-def say(setting: Setting, name: str, values: Sequence[float], goal: Goal | None, title: str) -> bool:
-    """One line. The goals are a GPU's."""
-    goal = goal if setting.device.type == "cuda" else None
-    print(line(name, values, goal, title), flush=True)
-    return goal is None or goal.is_reached(sorted(values)[len(values) // 2])
-
-
-def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(first, second, strict=True)]
 
 
 def milliseconds(seconds: Sequence[float]) -> str:
