@@ -9,21 +9,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from booth.contract import limits
 from booth_service.control.problems import ProblemError, answer
 
-MAX_BODY_BYTES = 2**20  # photos go to the object store, so that bodies are small but for what drawing starts from
+MAX_BODY_BYTES = 2**20  # photos go to the object store, so hardly a body here is large
 MAX_PICTURE_BODY_BYTES = MAX_BODY_BYTES + limits.MAX_INIT_IMAGE_BYTES * 7 // 5  # base64, with its line breaks
-_PICTURE_ROUTES = re.compile(r"/v1/(models|base-models)/[^/]+/generate")
+_LARGER = {re.compile(r"/v1/(models|base-models)/[^/]+/generate"): MAX_PICTURE_BODY_BYTES}
 REQUEST_ID_HEADER = "X-Request-Id"
 
 
 class TooLarge(ProblemError):
-    """The body is longer than any request of this route."""
+    """The body is longer than any request of this API."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__("bad_request", f"The body has more than {most} bytes.", remedy="Send less.")
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__("bad_request", f"The body has more than {limit_bytes} bytes.", remedy="Send less.")
 
 
 class RequestEnvelope:
-    """ASGI middleware: `scope["state"]["request_id"]` is set, sent back, and bodies end at their route's limit."""
+    """ASGI middleware: `scope["state"]["request_id"]` is set, sent back, and bodies end at their limit."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -40,15 +40,20 @@ class RequestEnvelope:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        most = MAX_PICTURE_BODY_BYTES if _PICTURE_ROUTES.fullmatch(scope["path"]) else MAX_BODY_BYTES
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            await answer(TooLarge(most), request_id)(scope, receive, send_with_id)
+        limit_bytes = body_limit_bytes(scope["path"])
+        if not length.isdigit() or int(length) > limit_bytes:
+            await answer(TooLarge(limit_bytes), request_id)(scope, receive, send_with_id)
             return
-        await self.app(scope, _limited(receive, most), send_with_id)
+        await self.app(scope, _limited(receive, limit_bytes), send_with_id)
 
 
-def _limited(receive: Receive, most: int) -> Receive:
+def body_limit_bytes(path: str) -> int:
+    """The longest body that is read for this path."""
+    return next((limit for pattern, limit in _LARGER.items() if pattern.fullmatch(path)), MAX_BODY_BYTES)
+
+
+def _limited(receive: Receive, limit_bytes: int) -> Receive:
     """The same body; TooLarge is raised where a chunked one goes on and on."""
     taken = 0
 
@@ -56,8 +61,8 @@ def _limited(receive: Receive, most: int) -> Receive:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > most:
-            raise TooLarge(most)
+        if taken > limit_bytes:
+            raise TooLarge(limit_bytes)
         return message
 
     return limited
