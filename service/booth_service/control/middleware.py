@@ -19,7 +19,7 @@ REQUEST_ID_HEADER = "X-Request-Id"
 
 
 class TooLarge(ProblemError):
-    """The body is longer than any request of this route."""
+    """The body is longer than any request of this API."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__("bad_request", f"The body has more than {limit_bytes} bytes.", remedy="Send less.")
