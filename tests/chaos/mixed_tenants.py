@@ -19,14 +19,13 @@ def row(folder: Path) -> str:
     with own_s3(folder / "s3") as server:
         store = server.empty_bucket()
         models = publish_models(store, write_tiny_base(folder / "tiny"), ["one", "two"], folder / "scratch")
-        alone = Alone(store, models, str(folder / "scratch"))
+        alone = Alone(store, models, folder / "alone")
         engine = Engine(store, "cpu", EngineLimits(BatchLimits(8, 2**30)), str(folder / "scratch"))
         try:
             answered = mixed_traffic(engine, models, REQUESTS)
             wrong = wrong_pictures(answered, alone)
         finally:
             engine.close()
-            alone.close()
     assert wrong == 0, f"{wrong} of {len(answered)} pictures are wrong"
     sizes = sorted({each.picture.batch_size for each in answered})
     return (

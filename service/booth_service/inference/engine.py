@@ -78,6 +78,7 @@ class Tally:
     rows: int = 0
     switches: int = 0
     loads: int = 0
+    longest_batch_s: float = 0.0
 
 
 class Engine:
@@ -214,6 +215,7 @@ class Engine:
                 self._step_at = None
                 self._drawing = 0
             ended = time.monotonic()
+            self.tally.longest_batch_s = max(self.tally.longest_batch_s, ended - began)
             recent = {name: at for name, at in self._past.served.items() if at > ended - 10 * self.limits.age_limit_s}
             batch_s = max(ended - began, 0.9 * self._past.batch_s)
             self._past = Past(ended, batch.places, batch_s, {**recent, batch.held.name: began})

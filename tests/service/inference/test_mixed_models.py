@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mixed_traffic import Alone, mixed_traffic, wrong_pictures
+from mixed_traffic import Alone, mixed_traffic, pixels, wrong_pictures
 from published_models import base_ref, publish_models, request
 from tiny_base import write_tiny_base
 
@@ -43,10 +43,8 @@ def models(base: Path, object_store: ObjectStore, scratch: str) -> dict[str, Mod
 
 
 @pytest.fixture(scope="module")
-def alone(object_store: ObjectStore, models: dict[str, ModelRef], scratch: str) -> Iterator[Alone]:
-    alone = Alone(object_store, models, scratch)
-    yield alone
-    alone.close()
+def alone(object_store: ObjectStore, models: dict[str, ModelRef], tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    return Alone(object_store, models, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def test_models_on_the_device_need_no_copy_in_host_memory(
     for name in [*names, *names[-2:], "mixed-3"]:
         loads = small_engine.tally.loads
         picture = small_engine.submit(request(models[name], 1)).future.result(60).pictures[0]
-        assert picture.png_base64 == alone.picture(name, 1, 1)
+        assert pixels(picture) == alone.pixels(name, 1, 1)
     assert small_engine.tally.loads == loads
     assert models["mixed-3"].manifest_sha256 in small_engine.models.slots
     assert set(small_engine.held()) >= {models["mixed-3"].manifest_sha256, models["mixed-2"].manifest_sha256}
