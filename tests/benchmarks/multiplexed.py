@@ -1,0 +1,271 @@
+"""C12: 64 requests of 8 interleaved tenants, our engine against Ray Serve's own `multiplexed` and `batch`.
+
+Both arms are deployments of one replica in one Ray, called by handle, round the same tinyworld pipeline with the same
+published models, all resident before the first turn; a switch costs one denoising step of a single picture more in
+both. Pictures are compared first. `batch` splits what it gathered by model and runs the parts side by side, so round
+the shared pipeline there is a lock, without which pictures would be wrong.
+"""
+
+import asyncio
+import base64
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# One-machine mode: every port of this Ray is on loopback. Read when ray is imported.
+os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+import numpy as np
+import ray
+import torch
+from figure import at_least, line
+from miniature import ROOT
+from PIL.Image import Image
+from ray import serve
+from safetensors.torch import load
+
+sys.path.insert(0, str(ROOT / "tests"))
+from booth_service.inference.skeleton import Skeleton
+from own_s3 import own_s3
+from stored_base import store_base
+from tiny_job import PARAMS, RECIPE
+from whole_weights import WholeWeights
+
+from booth.contract.attempts import Brief, Manifest
+from booth.contract.serving import Draw, DrawRequest, ModelRef
+from booth.pictures import opened
+from booth_service.diffusion.components import live_name, load_components, load_pipeline
+from booth_service.diffusion.denoiser import denoiser
+from booth_service.inference.engine import Engine
+from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.settings import Settings
+from booth_service.storage.base_model import materialize
+from booth_service.storage.s3 import ObjectStore
+
+BASE = ROOT / "examples" / "tinyworld" / "base_model"
+TENANTS, REQUESTS, BATCH, TURNS = 8, 64, 8, 5
+PROMPT, STEPS, GUIDANCE, SIDE_PX = "a photo of a teapot", 10, 3.0, 64
+GOAL = at_least(3.0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where replicas find the models. Small and picklable."""
+
+    bucket: str
+    endpoint_url: str
+    scratch_dir: str
+    models: list[ModelRef]
+
+    def store(self) -> ObjectStore:
+        return ObjectStore(self.bucket, self.endpoint_url, "us-east-1")
+
+
+def one_step(pipeline: Any) -> None:
+    """One denoising step of one picture with guidance: what a switch costs more, in both arms."""
+    unet = pipeline.unet
+    side = SIDE_PX // pipeline.vae_scale_factor
+    context = torch.zeros(2, pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim)
+    with torch.no_grad():
+        unet(torch.zeros(2, unet.config.in_channels, side, side), 1, encoder_hidden_states=context)
+
+
+class CostlySkeleton(Skeleton):
+    """Ours, with a switch that costs a denoising step more."""
+
+    switches = 0
+
+    def fill(self, component: str, name: str, tensors: Any) -> None:
+        super().fill(component, name, tensors)
+        if component == "unet":
+            CostlySkeleton.switches += 1
+            one_step(self.pipeline)
+
+
+@serve.deployment(max_ongoing_requests=2 * REQUESTS, ray_actor_options={"num_cpus": 0})
+class Ours:
+    """Booth's engine behind a handle."""
+
+    def __init__(self, place: Place) -> None:
+        torch.set_num_threads(1)
+        from booth_service.inference import engine
+
+        engine.Skeleton = CostlySkeleton  # type: ignore[misc]
+        limits = Settings(serving_batch_size=BATCH, scratch_dir=place.scratch_dir)
+        self.engine = Engine.from_settings(limits, place.store(), "cpu")
+        self.models = place.models
+
+    async def draw(self, tenant: int, seed: int) -> str:
+        answer = await asyncio.wrap_future(self.engine.submit(request(self.models[tenant], seed)).future)
+        return answer.pictures[0].png_base64
+
+    async def switches(self) -> int:
+        return CostlySkeleton.switches
+
+
+@serve.deployment(max_ongoing_requests=2 * REQUESTS, ray_actor_options={"num_cpus": 0})
+class Multiplexed:
+    """The same pipeline as Ray's documentation puts models behind an endpoint."""
+
+    def __init__(self, place: Place) -> None:
+        torch.set_num_threads(1)
+        self.models, self.lock, self.live, self.count = place.models, asyncio.Lock(), "", 0
+        folder = materialize(place.store(), place.models[0].base_files, place.scratch_dir)
+        self.pipeline = load_pipeline(folder, torch.float32)
+        self.base = {each: dict(getattr(self.pipeline, each).state_dict()) for each in ("unet", "text_encoder")}
+        self.place = place
+
+    @serve.multiplexed(max_num_models_per_replica=TENANTS)  # type: ignore[untyped-decorator]
+    async def weights(self, tenant: str) -> Any:
+        model = self.models[int(tenant)]
+        return await asyncio.to_thread(published, self.place.store(), model)
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.02)  # type: ignore[untyped-decorator]
+    async def draw(self, seeds: list[int]) -> list[str]:
+        tenant = serve.get_multiplexed_model_id()
+        weights = await self.weights(tenant)
+        async with self.lock:
+            return await asyncio.to_thread(self._draw, tenant, weights, seeds)
+
+    async def switches(self) -> int:
+        return self.count
+
+    def _draw(self, tenant: str, weights: Any, seeds: list[int]) -> list[str]:
+        if self.live != tenant:
+            for component, tensors in weights.items():
+                copy_into(getattr(self.pipeline, component), tensors)
+            one_step(self.pipeline)
+            self.live, self.count = tenant, self.count + 1
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        answer = self.pipeline(
+            [PROMPT] * len(seeds), generator=generators, guidance_scale=GUIDANCE, num_inference_steps=STEPS,
+            width=SIDE_PX, height=SIDE_PX,
+        )  # fmt: skip
+        return [encoded(image) for image in answer.images]
+
+
+def request(model: ModelRef, seed: int) -> DrawRequest:
+    draws = [Draw(prompt=PROMPT, negative_prompt="", seed=seed)]
+    return DrawRequest(
+        model=model, draws=draws, guidance_scale=GUIDANCE, num_inference_steps=STEPS, width=SIDE_PX, height=SIDE_PX
+    )
+
+
+def published(store: ObjectStore, model: ModelRef) -> dict[str, dict[str, torch.Tensor]]:
+    """The model's changed tensors, component by component."""
+    manifest = Manifest.model_validate_json(store.get(model.manifest_key or ""))
+    return {file.path.split("/")[0]: load(store.get(file.key)) for file in manifest.changed}
+
+
+@torch.no_grad()
+def copy_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    live = module.state_dict()
+    for name, tensor in tensors.items():
+        if (target := live_name(name, live)) is not None:
+            live[target].copy_(tensor)
+
+
+def report(name: str) -> bool:
+    """Measure and print C12; True where it reaches its goal."""
+    with both_arms() as (ours, theirs):
+        asyncio.run(refuse_other_pictures(ours, theirs))
+        spent = {"ours": [], "theirs": []}
+        switches = {"ours": [], "theirs": []}
+        arms = {"ours": ours, "theirs": theirs}
+        for turn in range(TURNS):
+            for arm in sorted(arms, reverse=turn % 2 == 1):
+                before = arms[arm].switches.remote().result()
+                spent[arm].append(asyncio.run(makespan_s(arms[arm], arm)))
+                switches[arm].append(arms[arm].switches.remote().result() - before)
+    ratios = [b / a for a, b in zip(spent["ours"], spent["theirs"], strict=True)]
+    changes = {arm: statistics.median(count) for arm, count in switches.items()}
+    title = (
+        f"makespan of serve.batch + multiplexed ({changes['theirs']:.0f} switches) over ours ({changes['ours']:.0f})"
+    )
+    print(line(name, ratios, GOAL, f"{title}, {REQUESTS} requests of {TENANTS} tenants"), flush=True)
+    return GOAL.is_reached(statistics.median(ratios))
+
+
+async def makespan_s(arm: Any, name: str) -> float:
+    """Seconds until all requests of the interleaved tenants are answered, sent at once."""
+    began = time.perf_counter()
+    await asyncio.gather(*(drawn(arm, name, number % TENANTS, number) for number in range(REQUESTS)))
+    return time.perf_counter() - began
+
+
+async def drawn(arm: Any, name: str, tenant: int, seed: int) -> str:
+    if name == "ours":
+        return str(await arm.draw.remote(tenant, seed))
+    return str(await arm.options(multiplexed_model_id=str(tenant)).draw.remote(seed))
+
+
+async def refuse_other_pictures(ours: Any, theirs: Any) -> None:
+    """Raise unless both draw the same for each tenant, and tenants differ. All models are resident afterwards."""
+    seen = []
+    for tenant in range(TENANTS):
+        one, other = await drawn(ours, "ours", tenant, 1), await drawn(theirs, "theirs", tenant, 1)
+        assert np.abs(pixels(one) - pixels(other)).max() <= 1, tenant
+        seen.append(one)
+    assert len(set(seen)) == TENANTS
+
+
+def pixels(png_base64: str) -> np.ndarray:
+    return np.asarray(opened(base64.b64decode(png_base64)), float)
+
+
+def encoded(image: Image) -> str:
+    """As our pictures are encoded, without what they say of themselves."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@contextmanager
+def both_arms() -> Iterator[tuple[Any, Any]]:
+    """Handles of both deployments, on a Ray and a store of their own."""
+    with tempfile.TemporaryDirectory(prefix="booth-c12-", dir="/tmp") as folder:  # Ray's socket paths must be short
+        (Path(folder) / "s3").mkdir()
+        with own_s3(Path(folder) / "s3") as server:
+            store = server.empty_bucket()
+            scratch = str(Path(folder) / "scratch")
+            place = Place(store.bucket, server.endpoint_url, scratch, published_models(store, scratch))
+            os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the replicas
+            ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
+            try:
+                yield (
+                    serve.run(Ours.bind(place), name="ours", route_prefix=None),
+                    serve.run(Multiplexed.bind(place), name="theirs", route_prefix=None),
+                )
+            finally:
+                serve.shutdown()
+                ray.shutdown()
+
+
+def published_models(store: ObjectStore, scratch: str) -> list[ModelRef]:
+    """A model for each tenant: tinyworld with every trained weight moved, published as training does."""
+    files = store_base(store, BASE)
+    base = ModelRef(model_id="base", base_model="tinyworld", base_files=files)
+    models = []
+    for tenant in range(TENANTS):
+        components = load_components(BASE)
+        trained = denoiser(components, train_text_encoder=True).trained()
+        torch.manual_seed(tenant)
+        with torch.no_grad():
+            for parameter in (parameter for module in trained.values() for parameter in module.parameters()):
+                parameter.mul_(1 + 0.02 * torch.randn_like(parameter))
+        brief = Brief(
+            job_id=f"job-{tenant}", tenant_id="t", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tinyworld",
+            base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
+        )  # fmt: skip
+        weights = WholeWeights({part: module.state_dict() for part, module in trained.items()})
+        key, sha256 = publish_manifest(brief, Export(brief, store, scratch)(weights, lambda *_: None), store)
+        models.append(base.model_copy(update={"model_id": str(tenant), "manifest_key": key, "manifest_sha256": sha256}))
+    return models
