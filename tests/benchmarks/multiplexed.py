@@ -9,7 +9,6 @@ the shared pipeline there is a lock, without which pictures would be wrong.
 import asyncio
 import base64
 import io
-import os
 import statistics
 import sys
 import tempfile
@@ -20,11 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# One-machine mode: every port of this Ray is on loopback. Read when ray is imported.
-os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
-
 import numpy as np
-import ray
 import torch
 from figure import at_least, line
 from miniature import ROOT
@@ -33,19 +28,16 @@ from ray import serve
 from safetensors.torch import load
 
 sys.path.insert(0, str(ROOT / "tests"))
-from booth_service.inference.skeleton import Skeleton
+from class_pool import own_ray
 from own_s3 import own_s3
-from stored_base import store_base
-from tiny_job import PARAMS, RECIPE
-from whole_weights import WholeWeights
+from published_models import publish_models, request
 
-from booth.contract.attempts import Brief, Manifest
-from booth.contract.serving import Draw, DrawRequest, ModelRef
+from booth.contract.attempts import Manifest
+from booth.contract.serving import DrawRequest, ModelRef
 from booth.pictures import opened
-from booth_service.diffusion.components import live_name, load_components, load_pipeline
-from booth_service.diffusion.denoiser import denoiser
+from booth_service.diffusion.components import live_name, load_pipeline
 from booth_service.inference.engine import Engine
-from booth_service.publish.publisher import Export, publish_manifest
+from booth_service.inference.skeleton import Skeleton
 from booth_service.settings import Settings
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
@@ -96,15 +88,15 @@ class Ours:
 
     def __init__(self, place: Place) -> None:
         torch.set_num_threads(1)
-        from booth_service.inference import engine
+        from booth_service.inference import models
 
-        engine.Skeleton = CostlySkeleton  # type: ignore[misc]
+        models.Skeleton = CostlySkeleton  # type: ignore[misc]
         limits = Settings(serving_batch_size=BATCH, scratch_dir=place.scratch_dir)
         self.engine = Engine.from_settings(limits, place.store(), "cpu")
         self.models = place.models
 
     async def draw(self, tenant: int, seed: int) -> str:
-        answer = await asyncio.wrap_future(self.engine.submit(request(self.models[tenant], seed)).future)
+        answer = await asyncio.wrap_future(self.engine.submit(asked(self.models[tenant], seed)).future)
         return answer.pictures[0].png_base64
 
     async def switches(self) -> int:
@@ -152,11 +144,8 @@ class Multiplexed:
         return [encoded(image) for image in answer.images]
 
 
-def request(model: ModelRef, seed: int) -> DrawRequest:
-    draws = [Draw(prompt=PROMPT, negative_prompt="", seed=seed)]
-    return DrawRequest(
-        model=model, draws=draws, guidance_scale=GUIDANCE, num_inference_steps=STEPS, width=SIDE_PX, height=SIDE_PX
-    )
+def asked(model: ModelRef, seed: int) -> DrawRequest:
+    return request(model, seed, prompt=PROMPT, side_px=SIDE_PX, steps=STEPS, guidance_scale=GUIDANCE)
 
 
 def published(store: ObjectStore, model: ModelRef) -> dict[str, dict[str, torch.Tensor]]:
@@ -231,41 +220,18 @@ def encoded(image: Image) -> str:
 @contextmanager
 def both_arms() -> Iterator[tuple[Any, Any]]:
     """Handles of both deployments, on a Ray and a store of their own."""
-    with tempfile.TemporaryDirectory(prefix="booth-c12-", dir="/tmp") as folder:  # Ray's socket paths must be short
-        (Path(folder) / "s3").mkdir()
-        with own_s3(Path(folder) / "s3") as server:
+    with tempfile.TemporaryDirectory(prefix="booth-c12-") as name:
+        folder = Path(name)
+        (folder / "s3").mkdir()
+        with own_s3(folder / "s3") as server:
             store = server.empty_bucket()
-            scratch = str(Path(folder) / "scratch")
-            place = Place(store.bucket, server.endpoint_url, scratch, published_models(store, scratch))
-            os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the replicas
-            ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
-            try:
-                yield (
-                    serve.run(Ours.bind(place), name="ours", route_prefix=None),
-                    serve.run(Multiplexed.bind(place), name="theirs", route_prefix=None),
-                )
-            finally:
-                serve.shutdown()
-                ray.shutdown()
-
-
-def published_models(store: ObjectStore, scratch: str) -> list[ModelRef]:
-    """A model for each tenant: tinyworld with every trained weight moved, published as training does."""
-    files = store_base(store, BASE)
-    base = ModelRef(model_id="base", base_model="tinyworld", base_files=files)
-    models = []
-    for tenant in range(TENANTS):
-        components = load_components(BASE)
-        trained = denoiser(components, train_text_encoder=True).trained()
-        torch.manual_seed(tenant)
-        with torch.no_grad():
-            for parameter in (parameter for module in trained.values() for parameter in module.parameters()):
-                parameter.mul_(1 + 0.02 * torch.randn_like(parameter))
-        brief = Brief(
-            job_id=f"job-{tenant}", tenant_id="t", attempt=1, fence=1, params=PARAMS, photos=[], base_model="tinyworld",
-            base_files=files, recipe=RECIPE, serving_gpus=0, max_ranks=0, first_step_limit_s=60,
-        )  # fmt: skip
-        weights = WholeWeights({part: module.state_dict() for part, module in trained.items()})
-        key, sha256 = publish_manifest(brief, Export(brief, store, scratch)(weights, lambda *_: None), store)
-        models.append(base.model_copy(update={"model_id": str(tenant), "manifest_key": key, "manifest_sha256": sha256}))
-    return models
+            models = publish_models(store, BASE, [f"tenant-{k}" for k in range(TENANTS)], folder / "scratch")
+            place = Place(store.bucket, server.endpoint_url, str(folder / "scratch"), list(models.values()))
+            with own_ray():
+                try:
+                    yield (
+                        serve.run(Ours.bind(place), name="ours", route_prefix=None),
+                        serve.run(Multiplexed.bind(place), name="theirs", route_prefix=None),
+                    )
+                finally:
+                    serve.shutdown()

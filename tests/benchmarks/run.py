@@ -22,9 +22,12 @@ import delta
 import duels
 import fetch
 import many_models
+import multiplexed
 import publish
 import serve_overhead
 import startup
+import switching
+import throughput
 import warm_set
 from chooser import report_agreement
 from duels import Pairs, TurnsBroken, WrongAnswer
@@ -75,11 +78,15 @@ OTHERS = {
     "C7": publish.report,
     "C8": delta.report,
     "C9": activation.report,
+    "C10": switching.report_switch,
     "C11": many_models.report_batches,
+    "C12": multiplexed.report,
     "C13": many_models.report_flood,
     "C14": serve_overhead.report,
+    "C15": switching.report_cold,
     "F1": fetch.report,
     "S1": startup.report,
+    "T1": throughput.report,
     "W1": warm_set.report,
     "Z1": many_models.report_zipf,
 }  # they print lines of their own
