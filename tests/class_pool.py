@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 @contextmanager
 def own_ray(cpus: int = 2) -> Iterator[None]:
     """A cluster on this machine while the block runs; its workers import these sources and reach the same S3."""
-    paths = os.pathsep.join(str(ROOT / part) for part in ("sdk", "service", "tests", "tests/benchmarks"))
+    paths = os.pathsep.join(
+        str(ROOT / part) for part in ("sdk", "service", "tests", "tests/benchmarks", "examples/tinyworld")
+    )
     own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **own}
     ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
