@@ -31,7 +31,7 @@ from PIL.Image import Image
 from ray import serve
 from safetensors.torch import load
 
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples" / "tinyworld")]
+sys.path.insert(0, str(ROOT / "tests"))
 from class_pool import own_ray
 from own_s3 import own_s3
 from published_models import publish_models, request
