@@ -32,7 +32,7 @@ from tiny_job import PARAMS
 
 from booth.contract.attempts import Manifest, StoredFile
 from booth.contract.digests import part_ranges, sha256_of_parts
-from booth_service.inference.weights import Weights, published_weights
+from booth_service.inference.weights import Weights, published_weights, read_manifest
 from booth_service.storage.s3 import ObjectStore
 
 TURNS = 5
@@ -60,11 +60,14 @@ def report(name: str) -> bool:
             key, sha256 = "manifest.json", hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
             store.put(key, manifest.model_dump_json().encode())
             arms: dict[str, Callable[[], object]] = {
-                "ours": lambda: read_through(published_weights(store, key, sha256)),
+                "ours": lambda: read_through(published_weights(store, read_manifest(store, key, sha256))),
                 "plain": lambda: read_through(plainly(store, manifest, folder, check=False)),
                 "hashed": lambda: read_through(plainly(store, manifest, folder, check=True)),
             }
-            compare(published_weights(store, key, sha256), plainly(store, manifest, folder, check=False))
+            compare(
+                published_weights(store, read_manifest(store, key, sha256)),
+                plainly(store, manifest, folder, check=False),
+            )
             spent: dict[str, list[Spent]] = {arm: [] for arm in arms}
             for turn in range(TURNS):
                 for arm in sorted(arms, reverse=turn % 2 == 1):

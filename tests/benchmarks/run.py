@@ -3,9 +3,9 @@
 One line for each figure: its name, the median of several pairs, the middle half of them, the goal, and whether it is
 reached. Exit status 1 where one is short, or where two arms that should train alike do not. Figures are ratios of CPU
 time of two things measured in turn, so that a busy or a slow machine changes both alike; the ratio of wall time stands
-behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases, C5 calls; C8 is shares of bytes; C6, C7, F1 and W1 are
-ratios of wall time, so that they want a quiet machine; S1 is seconds, for information. C7, F1, S1 and W1 bring a stack
-or a store of their own.
+behind it. ONLY=C3 takes C3-1, C3-2 and C3-3. C4 counts cases, C5 calls; C8 is shares of bytes; C6, C7, C9, F1, W1
+and Z1 are ratios of wall time, so that they want a quiet machine, C9 6 GB of memory too; C11 counts, C13 and S1 are
+seconds. C7, C11, C13, F1, S1, W1 and Z1 bring a stack or a store of their own.
 """
 
 import os
@@ -16,10 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import activation
 import class_images
 import delta
 import duels
 import fetch
+import many_models
 import publish
 import serve_overhead
 import startup
@@ -72,10 +74,14 @@ OTHERS = {
     "C6": class_images.report_pool,
     "C7": publish.report,
     "C8": delta.report,
+    "C9": activation.report,
+    "C11": many_models.report_batches,
+    "C13": many_models.report_flood,
     "C14": serve_overhead.report,
     "F1": fetch.report,
     "S1": startup.report,
     "W1": warm_set.report,
+    "Z1": many_models.report_zipf,
 }  # they print lines of their own
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from whole_weights import WholeWeights
 
 from booth_service.errors import StorageError
-from booth_service.inference.weights import published_weights
+from booth_service.inference.weights import published_weights, read_manifest
 from booth_service.publish.publisher import Export, publish_manifest
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
@@ -43,7 +43,7 @@ def published(model: Publication, store: ObjectStore, nodes: Iterator[str]) -> t
         parts.setdefault(component, {})[name] = tensor
     changed = Export(model.brief, store, next(nodes))(WholeWeights(parts), lambda *_: None)
     key, sha256 = publish_manifest(model.brief, changed, store)
-    published_weights(store, key, sha256, next(nodes))
+    published_weights(store, read_manifest(store, key, sha256), next(nodes))
     objects: list[str] = []
     for file in changed:
         if file.delta is None:
@@ -51,7 +51,7 @@ def published(model: Publication, store: ObjectStore, nodes: Iterator[str]) -> t
         else:
             objects += [keys.model_chunk(file.key, part) for part in range(len(file.delta.chunk_bytes))]
             objects.append(file.delta.reference.key)
-    return lambda: published_weights(store, key, sha256, next(nodes)), objects
+    return lambda: published_weights(store, read_manifest(store, key, sha256), next(nodes)), objects
 
 
 def flip_each(store: ObjectStore, objects: list[str], read: Callable[[], object]) -> int:

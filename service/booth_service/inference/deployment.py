@@ -50,7 +50,7 @@ def build_engine(config: Settings) -> Engine:
         torch.set_num_threads(1)  # training ranks share these cores
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Engine(store, device, config.model_cache_bytes, config.serving_batch_size, config.scratch_dir)
+    return Engine.from_settings(config, store, device)
 
 
 class Painter:

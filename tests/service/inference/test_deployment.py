@@ -25,6 +25,7 @@ from booth_service import settings as settings_module
 from booth_service.errors import BadWeights, CannotDraw, DrawTimeout, EngineBusy, ObjectMissing
 from booth_service.inference.deployment import Painter, replica_devices, serve_options
 from booth_service.inference.ticket import Ticket
+from booth_service.inference.weights_cache import Load
 from booth_service.settings import Settings
 from booth_service.storage.s3 import ObjectStore
 
@@ -117,7 +118,7 @@ async def events(painter: Painter) -> list[DrawEvent]:
 def test_a_model_is_forgotten_for_the_stacks_secret_alone(
     painter: Painter, secret: str, status: int, left: int
 ) -> None:
-    painter.engine.cache.get("0" * 64, lambda: {"unet": {"w": torch.zeros(3)}})
+    painter.engine.models.cache.load([Load("0" * 64, 12, lambda: {"unet": {"w": torch.zeros(3)}})])
     body = ForgetRequest(manifest_sha256="0" * 64).model_dump_json()
     assert asked(painter, FORGET_PATH, body, secret=secret).status_code == status
     assert len(painter.engine.held()) == left

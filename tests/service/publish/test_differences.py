@@ -15,7 +15,7 @@ from booth.contract.attempts import Manifest, Published, StoredFile
 from booth_service.control.records import Job
 from booth_service.control.verification import Claim, verify
 from booth_service.errors import BadWeights, DamagedObject
-from booth_service.inference.weights import published_weights
+from booth_service.inference.weights import published_weights, read_manifest
 from booth_service.publish.publisher import publish_manifest
 from booth_service.publish.references import MOST_SHARE
 from booth_service.storage import keys
@@ -104,7 +104,9 @@ def weights_of(
     """As a serving replica gets them."""
     brief = Publication(name, folder, base_files, is_sharded=False).brief
     store.delete(keys.model_manifest(brief.tenant_id, brief.job_id, brief.attempt))
-    return published_weights(store, *publish_manifest(brief, files, store), str(folder / "serving"))
+    return published_weights(
+        store, read_manifest(store, *publish_manifest(brief, files, store)), str(folder / "serving")
+    )
 
 
 @pytest.mark.parametrize(
