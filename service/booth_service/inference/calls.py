@@ -8,11 +8,10 @@ from concurrent.futures import Executor, Future
 
 from PIL.Image import Image
 
-from booth.contract.serving import DrawAnswer, DrawEvent, Drawn, DrawRequest
+from booth.contract.serving import Draw, DrawAnswer, DrawEvent, Drawn, DrawRequest
 from booth_service.diffusion.batch import Drawing, Step
 from booth_service.errors import DrawTimeout, ServiceError
-from booth_service.inference.png import png_base64
-from booth_service.inference.rows import settings_of
+from booth_service.inference.png import png_base64, settings_of
 from booth_service.inference.ticket import OnEvent, Ticket
 
 logger = logging.getLogger(__name__)
@@ -70,22 +69,22 @@ class Call:
         self._end(lambda future: future.set_exception(error))
 
     def _picture(self, place: int, drawing: Drawing, batch_size: int) -> DrawEvent:
-        drawn = Drawn(
-            png_base64=self._png(drawing.image, place),
-            source_png_base64=self._png(drawing.source, place) if drawing.source is not None else None,
-            batch_size=batch_size,
-        )
+        draw = self.request.draws[place]
+        drawn = Drawn(png_base64=self._png(drawing.image, draw), batch_size=batch_size)
+        if drawing.source is not None and draw.edit is not None:
+            source = draw.model_copy(update={"prompt": draw.edit.source_prompt, "edit": None})
+            drawn = drawn.model_copy(update={"source_png_base64": self._png(drawing.source, source)})
         return DrawEvent(kind="picture", places=[place], picture=drawn)
 
     def _with_previews(self, event: DrawEvent, previews: Sequence[Image]) -> DrawEvent:
-        pngs = [self._png(image, place) for image, place in zip(previews, event.places, strict=True)]
+        draws = [self.request.draws[place] for place in event.places]
+        pngs = [self._png(image, draw) for image, draw in zip(previews, draws, strict=True)]
         return event.model_copy(update={"previews": pngs})
 
-    def _png(self, image: Image, place: int) -> str:
-        draw, request = self.request.draws[place], self.request
-        return png_base64(
-            image, prompt=draw.prompt, seed=draw.seed, model=request.model.model_id, settings=settings_of(request)
-        )
+    def _png(self, image: Image, draw: Draw) -> str:
+        settings = settings_of(self.request, draw)
+        model = self.request.model.model_id
+        return png_base64(image, prompt=draw.prompt, seed=draw.seed, model=model, settings=settings)
 
     def _say(self, event: "Future[DrawEvent]") -> None:
         with self._handing_over:

@@ -51,12 +51,3 @@ def refuse_size(request: DrawRequest, skeleton: Skeleton) -> None:
         if pixels % unit:
             near = " or ".join(str(each) for each in (pixels // unit * unit, -(-pixels // unit) * unit) if each)
             raise CannotDraw(f"{side} {pixels} is no multiple of {unit}, as this model needs; take {near}")
-
-
-def settings_of(request: DrawRequest) -> dict[str, str]:
-    """What a picture's file says of how it was drawn."""
-    return {
-        "guidance_scale": str(request.guidance_scale),
-        "num_inference_steps": str(request.num_inference_steps),
-        "scheduler": request.scheduler,
-    }

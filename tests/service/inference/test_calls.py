@@ -5,7 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
@@ -15,9 +15,11 @@ from tiny_base import write_tiny_base
 
 from booth.contract.drawing import PromptEdit
 from booth.contract.serving import DrawEvent, ModelRef
+from booth_service.diffusion.batch import Drawing
 from booth_service.errors import CannotDraw, DrawTimeout, EngineBusy
 from booth_service.inference import engine as module
 from booth_service.inference.batching import BatchLimits
+from booth_service.inference.calls import Call
 from booth_service.inference.engine import Engine, EngineLimits
 from booth_service.inference.ticket import Ticket
 from booth_service.storage.s3 import ObjectStore
@@ -288,3 +290,21 @@ def test_what_one_call_cannot_have_harms_no_other_of_its_batch(
     with pytest.raises(CannotDraw, match="catt"):
         refused.future.result(60)
     assert plain.future.result(60).pictures[0].batch_size == 4  # as it would have been with the other
+
+
+def test_an_edit_and_its_source_each_say_their_own_prompt(model: ModelRef) -> None:
+    edit = PromptEdit(source_prompt="a dog in the snow")
+    asked = request(model, 5, steps=1)
+    asked = asked.model_copy(update={"draws": [asked.draws[0].model_copy(update={"edit": edit})]})
+    with ThreadPoolExecutor(1) as encoders:
+        call = Call(asked, None, model="m", since=0.0, encoders=encoders)
+        picture = Image.new("RGB", (8, 8))
+        call.finished(0, Drawing(picture, picture), batch_size=2)
+        [drawn] = call.ticket.future.result(60).pictures
+    said, source = (
+        Image.open(io.BytesIO(base64.b64decode(png or ""))).text for png in (drawn.png_base64, drawn.source_png_base64)
+    )
+    assert (said["prompt"], source["prompt"]) == (asked.draws[0].prompt, "a dog in the snow")
+    assert PromptEdit.model_validate_json(said["edit"]) == edit
+    assert "edit" not in source
+    assert (said["seed"], said["model"], said["size"]) == (source["seed"], source["model"], "32x32")
