@@ -21,7 +21,8 @@ import torch
 from figure import at_least, at_most, line
 from miniature import ROOT
 
-sys.path.insert(0, str(ROOT / "tests"))
+for part in ("tests", "examples/tinyworld"):
+    sys.path.insert(0, str(ROOT / part))
 from own_s3 import own_s3
 from published_models import publish_models, request
 from tiny_base import write_tiny_base
