@@ -22,6 +22,7 @@ from figure import at_least, at_most, line
 from miniature import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "examples" / "tinyworld"))
 from own_s3 import own_s3
 from published_models import publish_models, request
 from tiny_base import write_tiny_base
@@ -38,7 +39,7 @@ MEAN_BATCH, SWITCHES = at_least(5.0), at_most(16.0)
 AGE_LIMIT_S, FLOOD_S, OTHERS, FLOOD_CALLS = 1.5, 12.0, 3, 48
 TOO_LATE_S = at_most(0.0)
 
-MODELS, SLOTS, EXPONENT, CLIENTS, ZIPF_REQUESTS, ZIPF_STEPS, ZIPF_TURNS = 100, 5, 1.1, 32, 200, 12, 3
+MODELS, SLOTS, EXPONENT, CLIENTS, ZIPF_REQUESTS, ZIPF_STEPS, ZIPF_TURNS = 100, 5, 1.1, 32, 120, 8, 3
 SHARE = at_least(0.8)
 
 
