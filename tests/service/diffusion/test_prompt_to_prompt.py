@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image, ImageChops
 from tiny_base import write_tiny_base
 from tiny_sdxl_base import write_tiny_sdxl_base
+from torch import Tensor
 
 from booth.contract.drawing import PromptEdit, SchedulerName
 from booth_service.diffusion.alignment import Alignment
@@ -59,40 +60,52 @@ def drawn(pipeline: Any, rows: list[Row], setting: Setting = SETTING, places: in
     return drawings
 
 
-def bits(image: Image.Image | None) -> bytes:
-    assert image is not None
-    return image.tobytes()
+def latents(pipeline: Any, rows: list[Row], setting: Setting = SETTING, places: int = 4) -> Tensor:
+    """What is decoded, of every place of the batch: unlike pictures, it is not rounded to 8 bits."""
+    seen: list[Tensor] = []
+    layer = pipeline.vae.post_quant_conv
+    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    try:
+        drawn(pipeline, rows, setting, places)
+    finally:
+        hook.remove()
+    (decoded,) = seen
+    assert decoded.isfinite().all()
+    return decoded
 
 
-def without_edit(pipeline: Any, one: Row, setting: Setting = SETTING) -> tuple[bytes, bytes]:
-    """The source's and the edited prompt's picture, drawn in a batch that has no edit."""
+def without_edit(pipeline: Any, one: Row, setting: Setting = SETTING) -> tuple[Tensor, Tensor]:
+    """The latents of the source and of the edited prompt, drawn in a batch that has no edit."""
     assert one.edit is not None
     rows = [replace(one, prompt=one.edit.source_prompt, edit=None), replace(one, edit=None)]
-    source, edited = drawn(pipeline, rows, setting)
-    return bits(source.image), bits(edited.image)
+    source, edited, *_ = latents(pipeline, rows, setting)
+    return source, edited
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_nothing_injected_is_the_picture_without_an_edit(pipeline: Any, edit: dict[str, Any]) -> None:
     one = row(**edit, **NONE)
-    (drawing,) = drawn(pipeline, [one])
-    assert (bits(drawing.source), bits(drawing.image)) == without_edit(pipeline, one)
+    wanted_source, wanted = without_edit(pipeline, one)
+    source, edited, *_ = latents(pipeline, [one])
+    assert torch.equal(source, wanted_source)
+    assert torch.equal(edited, wanted)
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edit_changes_the_edited_picture_and_never_the_source(pipeline: Any, edit: dict[str, Any]) -> None:
     one = row(**edit, cross_replace_steps=0.8, self_replace_steps=0.4)
-    (drawing,) = drawn(pipeline, [one])
-    source, edited = without_edit(pipeline, one)
-    assert bits(drawing.source) == source
-    assert bits(drawing.image) not in (source, edited)
+    wanted_source, free = without_edit(pipeline, one)
+    source, edited, *_ = latents(pipeline, [one])
+    assert torch.equal(source, wanted_source)
+    assert not torch.equal(edited, source)
+    assert not torch.equal(edited, free)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("edit", [{"mode": "replace"}, {"mode": "refine"}, {"mode": "reweight", "words": {"dog": 1.0}}])
 def test_equal_prompts_with_all_injected_are_the_source(pipeline: Any, edit: dict[str, Any], scale: float) -> None:
-    (drawing,) = drawn(pipeline, [row(SNOW, **edit, **FULL)], replace(SETTING, guidance_scale=scale))
-    assert bits(drawing.image) == bits(drawing.source)
+    source, edited, *_ = latents(pipeline, [row(SNOW, **edit, **FULL)], replace(SETTING, guidance_scale=scale))
+    assert torch.equal(edited, source)
 
 
 def test_edits_of_all_kinds_and_plain_rows_mix_without_touching_each_other(pipeline: Any) -> None:
@@ -102,13 +115,16 @@ def test_edits_of_all_kinds_and_plain_rows_mix_without_touching_each_other(pipel
         row(SNOW, mode="reweight", words={"snow": -2.0}),
         row("a red teapot", "a blue teapot"),
     ]
-    together = drawn(pipeline, rows, places=8)
-    for one, drawing in zip(rows, together, strict=True):
-        (alone,) = drawn(pipeline, [one], places=8)
-        assert bits(alone.image) == bits(drawing.image)
-        assert alone.source == drawing.source
-    (plain,) = drawn(pipeline, [PLAIN], places=8)
+    together = latents(pipeline, rows, places=8)
+    alone = [latents(pipeline, [one], places=8)[: one.places] for one in rows]
+    assert torch.equal(together[: sum(one.places for one in rows)], torch.cat(alone))
+
+
+def test_an_edit_answers_its_source_beside_it_and_a_plain_row_none(fp32: Any) -> None:
+    plain, edited = drawn(fp32, [PLAIN, row(CAT_SNOW, **NONE)])
     assert plain.source is None
+    assert edited.source == drawn(fp32, [Row(SNOW, "ugly", 3)])[0].image
+    assert edited.image == drawn(fp32, [Row(CAT_SNOW, "ugly", 3)])[0].image
 
 
 @pytest.mark.parametrize("strength", [None, 0.8], ids=["text", "img2img"])
@@ -117,13 +133,14 @@ def test_every_scheduler_edits(fp32: Any, name: SchedulerName, strength: float |
     setting = replace(SETTING, scheduler=name, strength=strength)
     photo = Image.radial_gradient("L").convert("RGB")
     one = replace(row(RED_SNOW, mode="refine", cross_replace_steps=0.5, self_replace_steps=0.5), image=photo)
-    (drawing,) = drawn(fp32, [one], setting)
-    source, edited = without_edit(fp32, one, setting)
-    assert bits(drawing.source) == source
-    assert bits(drawing.image) not in (source, edited)
+    wanted_source, free = without_edit(fp32, one, setting)
+    source, edited, *_ = latents(fp32, [one], setting)
+    assert torch.equal(source, wanted_source)
+    assert not torch.equal(edited, source)
+    assert not torch.equal(edited, free)
     same = replace(one, prompt=SNOW, edit=PromptEdit(source_prompt=SNOW, blend=["snow"], **FULL))
-    (drawing,) = drawn(fp32, [same], setting)
-    assert bits(drawing.image) == source
+    source, edited, *_ = latents(fp32, [same], setting)
+    assert torch.equal(edited, source)
 
 
 def test_a_fraction_counts_steps_from_the_first(fp32: Any) -> None:
