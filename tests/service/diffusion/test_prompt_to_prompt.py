@@ -17,7 +17,7 @@ from booth.contract.drawing import PromptEdit, SchedulerName
 from booth_service.diffusion.alignment import Alignment
 from booth_service.diffusion.batch import Drawing, Row, Setting, Step, sample_batch
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.prompt_to_prompt import Edit, Editor
+from booth_service.diffusion.prompt_to_prompt import Edit, Editor, EditProcessor, edit_of
 from booth_service.errors import CannotDraw
 
 NAMES: tuple[SchedulerName, ...] = get_args(SchedulerName)
@@ -125,6 +125,51 @@ def test_an_edit_answers_its_source_beside_it_and_a_plain_row_none(fp32: Any) ->
     assert plain.source is None
     assert edited.source == drawn(fp32, [Row(SNOW, "ugly", 3)])[0].image
     assert edited.image == drawn(fp32, [Row(CAT_SNOW, "ugly", 3)])[0].image
+
+
+def attended(layer: Any, context: Tensor, maps: Tensor) -> Tensor:
+    """A layer's output for one row, from maps (heads, cells, tokens)."""
+    value = layer.to_v(context).unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+    output: Tensor = layer.to_out[0]((maps @ value).transpose(0, 1).flatten(1))
+    return output
+
+
+def own_maps(layer: Any, hidden: Tensor, context: Tensor) -> Tensor:
+    query, key = (
+        each.unflatten(-1, (layer.heads, -1)).transpose(0, 1) for each in (layer.to_q(hidden), layer.to_k(context))
+    )
+    maps: Tensor = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+    return maps
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("kind", ["self", *EDITS])
+@torch.no_grad()
+def test_a_layer_puts_the_sources_maps_into_the_edited_conditional_row_alone(
+    fp32: Any, kind: str, guided: bool
+) -> None:
+    """softmax(q k) of the source with the edited row's values (Hertz et al. 2022, algorithm 1)."""
+    block = fp32.unet.down_blocks[1].attentions[0].transformer_blocks[0]
+    options = dict(EDITS["refine" if kind == "self" else kind])
+    asked = PromptEdit(source_prompt=SNOW, **FULL, **{key: options[key] for key in options if key != "prompt"})
+    edit = edit_of([fp32.tokenizer], options["prompt"], asked, 1, (16, 16))
+    processor = EditProcessor(Editor([edit], 4, (16, 16), lambda: 5))
+    rows, first = (8, 4) if guided else (4, 0)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, 64, 32, generator=generator)
+    text = torch.randn(rows, fp32.tokenizer.model_max_length, 16, generator=generator)
+    layer, context = (block.attn1, None) if kind == "self" else (block.attn2, text)
+    output, plain = processor(layer, hidden, context), AttnProcessor2_0()(layer, hidden, context)
+    edited, source = first + 2, first + 1
+    others = [each for each in range(rows) if each != edited]
+    assert torch.equal(output[others], plain[others])
+    keys = hidden if context is None else context
+    maps = own_maps(layer, hidden[source], keys[source])
+    if kind != "self":
+        maps = edit.alignment.injected(maps, own_maps(layer, hidden[edited], keys[edited]))
+    wanted = attended(layer, keys[edited], maps)
+    assert torch.allclose(output[edited], wanted, atol=1e-5)
+    assert not torch.allclose(output[edited], plain[edited], atol=1e-3)
 
 
 @pytest.mark.parametrize("strength", [None, 0.8], ids=["text", "img2img"])
