@@ -11,12 +11,13 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image, ImageChops
 from tiny_base import write_tiny_base
 from tiny_sdxl_base import write_tiny_sdxl_base
+from torch import Tensor
 
 from booth.contract.drawing import PromptEdit, SchedulerName
 from booth_service.diffusion.alignment import Alignment
 from booth_service.diffusion.batch import Drawing, Row, Setting, Step, sample_batch
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.prompt_to_prompt import Edit, Editor
+from booth_service.diffusion.prompt_to_prompt import Edit, Editor, EditProcessor, edit_of
 from booth_service.errors import CannotDraw
 
 NAMES: tuple[SchedulerName, ...] = get_args(SchedulerName)
@@ -59,40 +60,52 @@ def drawn(pipeline: Any, rows: list[Row], setting: Setting = SETTING, places: in
     return drawings
 
 
-def bits(image: Image.Image | None) -> bytes:
-    assert image is not None
-    return image.tobytes()
+def latents(pipeline: Any, rows: list[Row], setting: Setting = SETTING, places: int = 4) -> Tensor:
+    """What is decoded, of every place of the batch: unlike pictures, it is not rounded to 8 bits."""
+    seen: list[Tensor] = []
+    layer = pipeline.vae.post_quant_conv
+    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    try:
+        drawn(pipeline, rows, setting, places)
+    finally:
+        hook.remove()
+    (decoded,) = seen
+    assert decoded.isfinite().all()
+    return decoded
 
 
-def without_edit(pipeline: Any, one: Row, setting: Setting = SETTING) -> tuple[bytes, bytes]:
-    """The source's and the edited prompt's picture, drawn in a batch that has no edit."""
+def without_edit(pipeline: Any, one: Row, setting: Setting = SETTING) -> tuple[Tensor, Tensor]:
+    """The latents of the source and of the edited prompt, drawn in a batch that has no edit."""
     assert one.edit is not None
     rows = [replace(one, prompt=one.edit.source_prompt, edit=None), replace(one, edit=None)]
-    source, edited = drawn(pipeline, rows, setting)
-    return bits(source.image), bits(edited.image)
+    source, edited, *_ = latents(pipeline, rows, setting)
+    return source, edited
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_nothing_injected_is_the_picture_without_an_edit(pipeline: Any, edit: dict[str, Any]) -> None:
     one = row(**edit, **NONE)
-    (drawing,) = drawn(pipeline, [one])
-    assert (bits(drawing.source), bits(drawing.image)) == without_edit(pipeline, one)
+    wanted_source, wanted = without_edit(pipeline, one)
+    source, edited, *_ = latents(pipeline, [one])
+    assert torch.equal(source, wanted_source)
+    assert torch.equal(edited, wanted)
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_an_edit_changes_the_edited_picture_and_never_the_source(pipeline: Any, edit: dict[str, Any]) -> None:
     one = row(**edit, cross_replace_steps=0.8, self_replace_steps=0.4)
-    (drawing,) = drawn(pipeline, [one])
-    source, edited = without_edit(pipeline, one)
-    assert bits(drawing.source) == source
-    assert bits(drawing.image) not in (source, edited)
+    wanted_source, free = without_edit(pipeline, one)
+    source, edited, *_ = latents(pipeline, [one])
+    assert torch.equal(source, wanted_source)
+    assert not torch.equal(edited, source)
+    assert not torch.equal(edited, free)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("edit", [{"mode": "replace"}, {"mode": "refine"}, {"mode": "reweight", "words": {"dog": 1.0}}])
 def test_equal_prompts_with_all_injected_are_the_source(pipeline: Any, edit: dict[str, Any], scale: float) -> None:
-    (drawing,) = drawn(pipeline, [row(SNOW, **edit, **FULL)], replace(SETTING, guidance_scale=scale))
-    assert bits(drawing.image) == bits(drawing.source)
+    source, edited, *_ = latents(pipeline, [row(SNOW, **edit, **FULL)], replace(SETTING, guidance_scale=scale))
+    assert torch.equal(edited, source)
 
 
 def test_edits_of_all_kinds_and_plain_rows_mix_without_touching_each_other(pipeline: Any) -> None:
@@ -102,13 +115,61 @@ def test_edits_of_all_kinds_and_plain_rows_mix_without_touching_each_other(pipel
         row(SNOW, mode="reweight", words={"snow": -2.0}),
         row("a red teapot", "a blue teapot"),
     ]
-    together = drawn(pipeline, rows, places=8)
-    for one, drawing in zip(rows, together, strict=True):
-        (alone,) = drawn(pipeline, [one], places=8)
-        assert bits(alone.image) == bits(drawing.image)
-        assert alone.source == drawing.source
-    (plain,) = drawn(pipeline, [PLAIN], places=8)
+    together = latents(pipeline, rows, places=8)
+    alone = [latents(pipeline, [one], places=8)[: one.places] for one in rows]
+    assert torch.equal(together[: sum(one.places for one in rows)], torch.cat(alone))
+
+
+def test_an_edit_answers_its_source_beside_it_and_a_plain_row_none(fp32: Any) -> None:
+    plain, edited = drawn(fp32, [PLAIN, row(CAT_SNOW, **NONE)])
     assert plain.source is None
+    assert edited.source == drawn(fp32, [Row(SNOW, "ugly", 3)])[0].image
+    assert edited.image == drawn(fp32, [Row(CAT_SNOW, "ugly", 3)])[0].image
+
+
+def attended(layer: Any, context: Tensor, maps: Tensor) -> Tensor:
+    """A layer's output for one row, from maps (heads, cells, tokens)."""
+    value = layer.to_v(context).unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+    output: Tensor = layer.to_out[0]((maps @ value).transpose(0, 1).flatten(1))
+    return output
+
+
+def own_maps(layer: Any, hidden: Tensor, context: Tensor) -> Tensor:
+    query, key = (
+        each.unflatten(-1, (layer.heads, -1)).transpose(0, 1) for each in (layer.to_q(hidden), layer.to_k(context))
+    )
+    maps: Tensor = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+    return maps
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("kind", ["self", *EDITS])
+@torch.no_grad()
+def test_a_layer_puts_the_sources_maps_into_the_edited_conditional_row_alone(
+    fp32: Any, kind: str, guided: bool
+) -> None:
+    """softmax(q k) of the source with the edited row's values (Hertz et al. 2022, algorithm 1)."""
+    block = fp32.unet.down_blocks[1].attentions[0].transformer_blocks[0]
+    options = dict(EDITS["refine" if kind == "self" else kind])
+    asked = PromptEdit(source_prompt=SNOW, **FULL, **{key: options[key] for key in options if key != "prompt"})
+    edit = edit_of([fp32.tokenizer], options["prompt"], asked, 1, (16, 16))
+    processor = EditProcessor(Editor([edit], 4, (16, 16), lambda: 5))
+    rows, first = (8, 4) if guided else (4, 0)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, 64, 32, generator=generator)
+    text = torch.randn(rows, fp32.tokenizer.model_max_length, 16, generator=generator)
+    layer, context = (block.attn1, None) if kind == "self" else (block.attn2, text)
+    output, plain = processor(layer, hidden, context), AttnProcessor2_0()(layer, hidden, context)
+    edited, source = first + 2, first + 1
+    others = [each for each in range(rows) if each != edited]
+    assert torch.equal(output[others], plain[others])
+    keys = hidden if context is None else context
+    maps = own_maps(layer, hidden[source], keys[source])
+    if kind != "self":
+        maps = edit.alignment.injected(maps, own_maps(layer, hidden[edited], keys[edited]))
+    wanted = attended(layer, keys[edited], maps)
+    assert torch.allclose(output[edited], wanted, atol=1e-5)
+    assert not torch.allclose(output[edited], plain[edited], atol=1e-3)
 
 
 @pytest.mark.parametrize("strength", [None, 0.8], ids=["text", "img2img"])
@@ -117,13 +178,14 @@ def test_every_scheduler_edits(fp32: Any, name: SchedulerName, strength: float |
     setting = replace(SETTING, scheduler=name, strength=strength)
     photo = Image.radial_gradient("L").convert("RGB")
     one = replace(row(RED_SNOW, mode="refine", cross_replace_steps=0.5, self_replace_steps=0.5), image=photo)
-    (drawing,) = drawn(fp32, [one], setting)
-    source, edited = without_edit(fp32, one, setting)
-    assert bits(drawing.source) == source
-    assert bits(drawing.image) not in (source, edited)
+    wanted_source, free = without_edit(fp32, one, setting)
+    source, edited, *_ = latents(fp32, [one], setting)
+    assert torch.equal(source, wanted_source)
+    assert not torch.equal(edited, source)
+    assert not torch.equal(edited, free)
     same = replace(one, prompt=SNOW, edit=PromptEdit(source_prompt=SNOW, blend=["snow"], **FULL))
-    (drawing,) = drawn(fp32, [same], setting)
-    assert bits(drawing.image) == source
+    source, edited, *_ = latents(fp32, [same], setting)
+    assert torch.equal(edited, source)
 
 
 def test_a_fraction_counts_steps_from_the_first(fp32: Any) -> None:
