@@ -15,7 +15,7 @@ from booth import cli_output as out
 from booth.cli_output import AsJson, ModelId
 from booth.client import Client
 from booth.contract.problems import FieldProblem
-from booth.errors import ValidationError
+from booth.errors import JobCancelledError, JobError, JobFailedError, ValidationError
 from booth.generations import Generation
 
 app = typer.Typer()
@@ -154,11 +154,19 @@ def _refused(path: Path, message: str, remedy: str) -> ValidationError:
 
 
 def _follow_and_fetch(generation: Generation, out_dir: Path, as_json: bool) -> None:
-    """Its way is on stderr; at the end its files' paths are on stdout, or in JSON the generation, however it ended."""
+    """Its way is on stderr; at the end its files' paths are on stdout, or in JSON the generation. However it ended, what
+    was drawn is fetched."""
+    ended: JobError | None = None
     try:
-        with _detaching(generation), _follower() as on_progress:
-            generation.wait(on_progress=on_progress)
+        with _detaching(generation):
+            try:
+                with _follower() as on_progress:
+                    generation.wait(on_progress=on_progress)
+            except (JobFailedError, JobCancelledError) as error:
+                ended = error
             generation.download(out_dir, None if as_json else typer.echo)
+        if ended is not None:
+            raise ended
     finally:
         if as_json and generation.status.is_final:
             _show(generation, as_json)

@@ -69,6 +69,32 @@ def test_pictures_are_reproducible_and_differ_from_the_base(client: booth.Client
     assert first[0].image.size == (64, 64)
 
 
+def test_many_pictures_by_a_job_are_those_of_the_endpoint_and_come_home_whole(
+    client: booth.Client, model: booth.Model, tmp_path: Path
+) -> None:
+    prompts = ["a photo of sks teapot", "a photo of a cat on the beach", "a photo of sks teapot in the city"]
+    settings = {"seed": 2**63 - 2, "num_inference_steps": 4, "negative_prompt": "a dog"}
+    generation = model.generate_many(prompts, num_images=3, **settings)
+    assert (generation.status, generation.total) == (booth.GenerationState.QUEUED, 9)
+    generation.wait(timeout_s=400)
+    pictures = list(generation.pictures())
+    assert [picture.index for picture in pictures] == list(range(9))
+    assert [picture.seed for picture in pictures[:3]] == [2**63 - 2, 2**63 - 1, 0]
+
+    # Four at a time, as the job's blocks are: bits are promised for batches of one size.
+    drawn = [each for prompt in (prompts[0], prompts[2]) for each in model.generate(prompt, num_images=4, **settings)]
+    assert [each.png for each in pictures[:3] + pictures[6:]] == [each.png for each in drawn[:3] + drawn[4:7]]
+
+    folder = generation.download(tmp_path / "out")
+    lines = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [picture.name for picture in pictures]
+    assert [line["prompt"] for line in lines] == [prompt for prompt in prompts for _ in range(3)]
+    assert (folder / lines[4]["file"]).read_bytes() == pictures[4].png
+    generation.delete()
+    with pytest.raises(booth.NotFoundError):
+        generation.refresh()
+
+
 def test_the_downloaded_folder_is_plain_diffusers(model: booth.Model, tmp_path: Path) -> None:
     folder = model.download(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(folder)

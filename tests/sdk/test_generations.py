@@ -271,6 +271,17 @@ def test_boothctl_detaches_and_takes_up_again(service: ScriptedService, prompts:
     assert (tmp_path / "out" / "00003-8.png").read_bytes() == png(3)
 
 
+@pytest.mark.parametrize(("status", "code"), [(GenerationState.FAILED, 3), (GenerationState.CANCELLED, 8)])
+def test_what_was_drawn_until_the_end_is_fetched(
+    service: ScriptedService, tmp_path: Path, status: GenerationState, code: int
+) -> None:
+    service.on("GET", ONE, record(status, 2))
+    service.on("GET", f"{ONE}/pictures", GenerationPicturePage(pictures=[entry(service, 0), entry(service, 1)]))
+    result = run("generations", "download", "gen_1", "-o", tmp_path)
+    assert result.exit_code == code
+    assert result.stdout.splitlines() == [str(tmp_path / "00000-7.png"), str(tmp_path / "00001-8.png")]
+
+
 def test_ctrl_c_leaves_a_generation_alone(
     service: ScriptedService, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

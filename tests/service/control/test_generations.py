@@ -15,7 +15,7 @@ from booth_service.control.launcher import BULK_DRIVER
 from booth_service.control.plane import Plane
 from booth_service.control.policy import RayStatus
 from booth_service.control.reconciler import Reconciler
-from booth_service.control.records import Generation, GenerationAttempt
+from booth_service.control.records import Generation, GenerationAttempt, Model
 from booth_service.control.sweep import sweep
 from booth_service.settings import attempt_token
 from booth_service.storage import keys
@@ -128,7 +128,12 @@ def test_the_whole_life_of_a_generation(plane, user, cluster, model):
     brief = bulk.brief()
     assert (brief.total, brief.num_images, brief.seed, brief.block_size) == (6, 2, 5, 4)
     assert (brief.negative_prompt, brief.request.draws) == ("a cat", [])
-    assert (brief.request.model.model_id, brief.request.guidance_scale) == (model, RECIPE.guidance_scale)
+    with plane.database.read() as session:
+        published = session.get_one(Model, model)
+    ref = brief.request.model
+    assert (ref.model_id, ref.manifest_key) == (model, published.manifest_key)
+    assert (ref.manifest_sha256, len(ref.base_files) > 0) == (published.manifest_sha256, True)
+    assert brief.request.guidance_scale == RECIPE.guidance_scale
     prompts = plane.store.get(keys.generation_prompts(keys.generation(user.tenant_id, bulk.id)), brief.prompts_sha256)
     assert Prompts.model_validate_json(prompts).prompts == PROMPTS
 
