@@ -154,8 +154,10 @@ def _refused(path: Path, message: str, remedy: str) -> ValidationError:
 
 
 def _follow_and_fetch(generation: Generation, out_dir: Path, as_json: bool) -> None:
-    """Its way is on stderr; at the end its files' paths are on stdout, or in JSON the generation. However it ended, what
-    was drawn is fetched."""
+    """Its way is on stderr; at the end its files' paths are on stdout, or in JSON the generation.
+
+    However it ended, what was drawn is fetched.
+    """
     ended: JobError | None = None
     try:
         with _detaching(generation):
