@@ -169,7 +169,6 @@ def test_an_attempt_that_follows_draws_what_is_missing_alone_to_equal_bits(
     assert [task.first for task in make.drawn] == [8]
     after = attempts.stored()
     assert {key: after[key] for key in left} == left
-    assert "checking" in {phase for phase, _ in control_plane.beats}
     undisturbed = attempts.brief.model_copy(update={"generation_id": "gen-2"})
     prompts = attempts.store.get(keys.generation_prompts(attempts.prefix))
     attempts.brief = undisturbed
