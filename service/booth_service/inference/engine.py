@@ -157,8 +157,13 @@ class Engine:
             return self._waiting() + self._drawing
 
     def stuck_s(self) -> float:
-        """Seconds since the device last finished a denoising step of the batch it is at; 0.0 where it is idle."""
+        """Seconds since the device last finished a denoising step of the batch it is at; 0.0 where it is idle.
+
+        Infinite where nobody is left to draw.
+        """
         at = self._step_at
+        if not (self._device_thread.is_alive() or self._is_closing):
+            return float("inf")
         return 0.0 if at is None else time.monotonic() - at
 
     def close(self, within_s: float = 0.0) -> None:

@@ -125,6 +125,7 @@ class Models:
         """The model with what activating it needs; None where that has gone meanwhile."""
         known = self._known[name]
         names = [its for its in dict.fromkeys(known.to_copy().values()) if its not in self.slots]
+        self.cache.touch(known.composition.values())  # or a model that is live for long would be dropped as unused
         weights = self.cache.hold(names)
         return None if weights is None else Held(name, known, dict(zip(names, weights, strict=True)))
 

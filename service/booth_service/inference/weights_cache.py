@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from booth_service.errors import ObjectMissing
@@ -112,6 +112,12 @@ class WeightsCache:
         with self._changed:
             self._wanted = frozenset(names)
             self._changed.notify_all()
+
+    def touch(self, names: Iterable[str]) -> None:
+        """Those that are there were used now, if in another place than this."""
+        with self._changed:
+            for name in names:
+                self._shelf.find(name)
 
     def hold(self, names: Sequence[str]) -> list[Weights] | None:
         """All of them, which stay until they are released; None, and nothing is held, where one is not there."""

@@ -103,6 +103,16 @@ def test_models_on_the_device_need_no_copy_in_host_memory(
     assert models["mixed-3"].manifest_sha256 not in small_engine.held()
 
 
+def test_a_model_that_stays_live_is_not_the_first_to_be_dropped(
+    small_engine: Engine, models: dict[str, ModelRef]
+) -> None:
+    small_engine.submit(request(models["mixed-0"], 1)).future.result(60)
+    small_engine.warm(models["mixed-1"])
+    small_engine.submit(request(models["mixed-0"], 1)).future.result(60)
+    small_engine.warm(models["mixed-2"])
+    assert models["mixed-0"].manifest_sha256 in small_engine.models.cache
+
+
 def test_a_thousand_unknown_models_cost_the_known_ones_nothing(
     small_engine: Engine, models: dict[str, ModelRef]
 ) -> None:

@@ -66,6 +66,13 @@ def test_the_least_recently_used_goes(cache: WeightsCache) -> None:
     assert (there(cache), cache.bytes, len(cache)) == ("ac", 2 * SIZE, 2)
 
 
+def test_what_is_used_in_another_place_counts_as_used(cache: WeightsCache) -> None:
+    keep(cache, "a", "b")
+    cache.touch(["a", "never heard of"])
+    keep(cache, "c")
+    assert there(cache) == "ac"
+
+
 def test_what_is_in_use_is_never_dropped_and_a_load_waits_for_it(
     cache: WeightsCache, threads: ThreadPoolExecutor
 ) -> None:
