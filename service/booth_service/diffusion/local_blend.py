@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
 THRESHOLD = 0.3  # of a map's largest value, as in the authors' code
+MASK_CELLS = 8 * 8  # of a map that is worth being a mask
 START = 0.2  # of the steps: before that nothing is drawn yet that a map could find (theirs too)
 
 
@@ -31,9 +32,18 @@ class LocalBlend:
 
     def blended(self, source: Tensor, edited: Tensor) -> Tensor:
         """The edited latents (channels, height, width) where a word is drawn in either picture, else the source's."""
-        finest = max(self._sums)
-        maps = self._sums[finest].reshape(2, 1, *level_size(self.latent_size, finest))
+        level = self._level()
+        maps = self._sums[level].reshape(2, 1, *level_size(self.latent_size, level))
         return torch.where(mask_of(maps, self.latent_size).any(0), edited, source)
+
+    def _level(self) -> int:
+        """Cells of the coarsest level with a quarter of the latents' side or more: 16 x 16 of 64 x 64, as the authors'.
+
+        Where that is too small to be a mask the next finer one, or the finest there is.
+        """
+        height, width = self.latent_size
+        least = max(-(-height // 4) * -(-width // 4), MASK_CELLS)
+        return min((cells for cells in self._sums if cells >= least), default=max(self._sums))
 
 
 def mask_of(maps: Tensor, latent_size: tuple[int, int]) -> Tensor:

@@ -47,6 +47,22 @@ def test_outside_of_the_words_in_either_picture_the_source_stays() -> None:
     assert torch.equal(blended, wanted)
 
 
+@pytest.mark.parametrize(
+    ("side", "levels", "read"),
+    [(64, (32, 16, 8), 16), (128, (64, 32), 32), (16, (8, 4), 8), (8, (4, 2), 4)],
+    ids=["sd", "sdxl", "tinyworld", "less"],
+)
+def test_masks_are_read_where_maps_mean_most(side: int, levels: tuple[int, ...], read: int) -> None:
+    blend = LocalBlend([1], [1], (side, side))
+    for level in levels:
+        maps = torch.zeros(HEADS, level * level, TOKENS)
+        maps[:, 0 if level == read else -1, 1] = 1.0
+        blend.read(maps, maps)
+    blended = blend.blended(torch.zeros(1, side, side), torch.ones(1, side, side))
+    assert blended[0, 0, 0] == 1
+    assert blended[0, -1, -1] == 0
+
+
 def test_a_word_of_one_prompt_alone_blends_by_that() -> None:
     maps = torch.zeros(HEADS, 16, TOKENS)
     maps[:, 0, 1] = 1.0
