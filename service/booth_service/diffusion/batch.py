@@ -10,7 +10,7 @@ from PIL.ImageOps import fit
 
 from booth.contract.drawing import PromptEdit, SchedulerName
 from booth_service.diffusion.batch_pipeline import pipeline_of_batch
-from booth_service.diffusion.previews import preview
+from booth_service.diffusion.previews import clean_latents, preview
 from booth_service.diffusion.prompt_to_prompt import Editor, edit_of, edited_attention
 from booth_service.errors import CannotDraw
 
@@ -85,10 +85,11 @@ def sample_batch(
     seats, shown = _seats(rows, places)
     with pipeline_of_batch(pipeline, setting.scheduler, img2img=setting.strength is not None) as live:
         editor = _editor(live, rows, shown, setting, places)
+        clean = clean_latents(live.scheduler)
 
         def after_step(_live: Any, index: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             latents = editor.after_step(tensors["latents"]) if editor else tensors["latents"]
-            step = Step(index + 1, live.num_timesteps, lambda: preview(live, latents[shown]))
+            step = Step(index + 1, live.num_timesteps, lambda: preview(live, clean(latents)[shown]))
             if on_step is not None and not on_step(step):
                 raise _Stopped
             return {"latents": latents}
