@@ -220,3 +220,15 @@ def test_nothing_is_shared_where_nothing_is_named(plane, cluster, user):
     Reconciler(plane).round()
     assert (list(cluster.jobs), cluster.serve.configs) == ([f"{job}-a1"], [])
     assert ask(plane, user).json()["code"] == "unavailable"
+
+
+def test_a_generation_takes_the_device_as_a_job_does(shared, cluster, user, stranger):
+    body = {"prompts": ["a dog"], "seed": 1}
+    posted = user.http.post("/v1/base-models/tiny/generations", json=body, headers={"Idempotency-Key": "k"})
+    generation = posted.json()["id"]
+    for _ in range(4):
+        Reconciler(shared).round()
+        cluster.serve.replicas = [] if cluster.serve.capacity == 0 else cluster.serve.replicas
+    assert list(cluster.jobs) == [f"{generation}-a1"]
+    assert f"your generation {generation}" in ask(shared, user).json()["detail"]
+    assert "another job" in ask(shared, stranger).json()["detail"]
