@@ -28,7 +28,7 @@ from said import attempt, ratios, say
 from tenants import Scale, addresses, in_host_memory, on_device
 
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.sampling import use_scheduler
+from booth_service.diffusion.schedulers import scheduler_of
 from booth_service.inference.skeleton import Skeleton
 from booth_service.training.speed import FlopCount
 
@@ -107,7 +107,7 @@ def reference_seconds(scale: Scale, pipeline: Any) -> list[float]:
 
 
 def block_of(scale: Scale, pipeline: Any) -> Callable[[], list[Any]]:
-    use_scheduler(pipeline, "dpmsolver++")
+    pipeline.scheduler = scheduler_of(pipeline.scheduler, "dpmsolver++")
     return lambda: scale.pictures(pipeline, scale.batch, batch_size=scale.batch, steps=scale.steps)
 
 
