@@ -144,13 +144,13 @@ class WeightsCache:
         """
         mine = self._claim(loads)
         try:
-            for each in mine:
-                self._arrived(each, each.read())
+            while mine:
+                self._arrived(mine[0], mine[0].read())
+                mine.pop(0)  # from now on another thread may be loading it anew
         finally:
             with self._changed:
                 for each in mine:
-                    if each.name in self._under_way:
-                        self._gave_up(each)
+                    self._gave_up(each)
                 self._changed.notify_all()
 
     def forget(self, name: str) -> None:

@@ -229,6 +229,21 @@ def test_many_threads_never_use_more_than_the_limit(threads: ThreadPoolExecutor)
     assert cache.bytes == SIZE * len(cache)
 
 
+def test_a_load_that_has_ended_leaves_the_next_one_of_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped for others, and claimed by another thread, between its arrival and its end."""
+    cache = WeightsCache(SIZE)
+    arrived = cache._arrived
+
+    def overtaken(load: Load, its: Weights) -> None:
+        arrived(load, its)
+        cache._shelf.drop("a")
+        assert cache._claim(loads("a"))
+
+    monkeypatch.setattr(cache, "_arrived", overtaken)
+    cache.load(loads("a"))
+    assert (cache._under_way, cache.bytes) == ({"a"}, SIZE)
+
+
 def test_a_shelf_that_cannot_make_room_drops_nothing() -> None:
     shelf = Shelf(3 * SIZE)
     for name in "abc":
