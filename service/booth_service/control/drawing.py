@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from booth.contract.event_stream import EventReader
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import (
-    ROUTING_HEADER,
     STREAM_PATH,
     DrawAnswer,
     DrawEvent,
@@ -90,7 +89,7 @@ def problem_of(refusal: DrawRefusal, request: DrawRequest, retry_after_s: int = 
 
 def _sent(plane: Plane, request: DrawRequest) -> dict[str, Any]:
     timeout = httpx2.Timeout(request.timeout_s + GRACE_S, connect=5)
-    sent = headers(plane) | {ROUTING_HEADER: request.model.routing_key}
+    sent = headers(plane, request.model.routing_key)
     return {"content": request.model_dump_json(), "headers": sent, "timeout": timeout}
 
 

@@ -24,7 +24,7 @@ from booth_service.control.generation_policy import block_size
 from booth_service.control.plane import Plane
 from booth_service.control.problems import conflict
 from booth_service.control.records import BaseModel, Generation, GenerationAttempt, Model, new_id
-from booth_service.control.views import generation_record, stored_files
+from booth_service.control.views import generation_record
 from booth_service.errors import DamagedObject
 from booth_service.storage import keys
 from booth_service.storage.generation_blocks import firsts, read_blocks
@@ -118,12 +118,8 @@ def check_manifest(plane: Plane, generation: Generation, key: str, sha256: str) 
 
 def _ref(session: Session, generation: Generation) -> ModelRef:
     base = session.get_one(BaseModel, generation.base_model_id)
-    ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
-    if generation.model_id is None:
-        return ref
-    model = session.get_one(Model, generation.model_id)
-    manifest = {"manifest_key": model.manifest_key, "manifest_sha256": model.manifest_sha256}
-    return ref.model_copy(update={"model_id": model.id, **manifest})
+    model = None if generation.model_id is None else session.get_one(Model, generation.model_id)
+    return serving.model_ref(base, model)
 
 
 def _row(plane: Plane, tenant_id: str, target: Target, spec: GenerationSpec) -> Generation:

@@ -16,7 +16,6 @@ from booth_service.control import base_models, picture_sides, serving
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
 from booth_service.control.records import BaseModel
-from booth_service.control.views import stored_files
 from booth_service.data.images import start_picture
 
 DECODERS = anyio.CapacityLimiter(2)
@@ -29,15 +28,8 @@ def of_model(plane: Plane, tenant_id: str, model_id: str, asked: GenerateRequest
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant_id, model_id)
         base = session.get_one(BaseModel, model.base_model_id)
-    ref = ModelRef(
-        model_id=model.id,
-        base_model=base.name,
-        base_files=stored_files(base.files),
-        manifest_key=model.manifest_key,
-        manifest_sha256=model.manifest_sha256,
-    )
     resolution = Params.model_validate(model.params).resolution
-    return _draw_request(plane, ref, asked, Recipe.model_validate(base.recipe), resolution)
+    return _draw_request(plane, serving.model_ref(base, model), asked, Recipe.model_validate(base.recipe), resolution)
 
 
 def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawRequest:
@@ -45,8 +37,7 @@ def of_base_model(plane: Plane, name: str, asked: GenerateRequest) -> DrawReques
     with plane.database.read() as session:
         base = base_models.named(session, name)
     recipe = Recipe.model_validate(base.recipe)
-    ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
-    return _draw_request(plane, ref, asked, recipe, recipe.resolution)
+    return _draw_request(plane, serving.model_ref(base), asked, recipe, recipe.resolution)
 
 
 async def with_start(wanted: DrawRequest, asked: GenerateRequest) -> DrawRequest:

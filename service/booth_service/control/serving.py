@@ -6,10 +6,11 @@ import logging
 import httpx2
 from sqlalchemy.orm import Session
 
-from booth.contract.serving import FORGET_PATH, SECRET_HEADER, ForgetRequest
+from booth.contract.serving import FORGET_PATH, ROUTING_HEADER, SECRET_HEADER, ForgetRequest, ModelRef
 from booth_service.control.plane import Plane
 from booth_service.control.problems import not_found
-from booth_service.control.records import Model
+from booth_service.control.records import BaseModel, Model
+from booth_service.control.views import stored_files
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,15 @@ def owned_model(session: Session, tenant_id: str, model_id: str) -> Model:
     if model is None or model.tenant_id != tenant_id or model.deleted_at is not None:
         raise not_found("model", model_id)
     return model
+
+
+def model_ref(base: BaseModel, model: Model | None = None) -> ModelRef:
+    """What Serve is told of a published model, or of a base model alone."""
+    ref = ModelRef(model_id=base.id, base_model=base.name, base_files=stored_files(base.files))
+    if model is None:
+        return ref
+    manifest = {"manifest_key": model.manifest_key, "manifest_sha256": model.manifest_sha256}
+    return ref.model_copy(update={"model_id": model.id, **manifest})
 
 
 async def forget(plane: Plane, manifest_sha256: str) -> None:
@@ -46,6 +56,8 @@ def url(plane: Plane, path: str) -> str:
     return plane.settings.serve_url.rstrip("/") + path
 
 
-def headers(plane: Plane) -> dict[str, str]:
-    """What Serve takes calls with."""
-    return {SECRET_HEADER: plane.settings.stack_secret.get_secret_value(), "Content-Type": "application/json"}
+def headers(plane: Plane, routing_key: str = "") -> dict[str, str]:
+    """What Serve takes calls with, and where they are for one model, the key that leads them to its replica."""
+    routed = {ROUTING_HEADER: routing_key} if routing_key else {}
+    secret = plane.settings.stack_secret.get_secret_value()
+    return {SECRET_HEADER: secret, "Content-Type": "application/json", **routed}

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import httpx2
 
-from booth.contract.serving import ROUTING_HEADER, SECRET_HEADER, WARM_PATH, ModelRef
+from booth.contract.serving import WARM_PATH, ModelRef
+from booth_service.control import serving
 from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Model, Serving, ServingState
 from booth_service.control.sharing import STACK
-from booth_service.control.views import stored_files
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +44,13 @@ def warm(plane: Plane, model: ModelRef, within_s: float) -> bool:
     """Whether a replica holds the model now."""
     if within_s <= 0:
         return False
-    url = plane.settings.serve_url.rstrip("/") + WARM_PATH
-    headers = {
-        SECRET_HEADER: plane.settings.stack_secret.get_secret_value(),
-        ROUTING_HEADER: model.routing_key,
-        "Content-Type": "application/json",
-    }
     began = time.monotonic()
     try:
         answer = plane.serve_now.post(
-            url, content=model.model_dump_json(), headers=headers, timeout=httpx2.Timeout(within_s, connect=5)
+            serving.url(plane, WARM_PATH),
+            content=model.model_dump_json(),
+            headers=serving.headers(plane, model.routing_key),
+            timeout=httpx2.Timeout(within_s, connect=5),
         )
     except httpx2.HTTPError as error:
         logger.warning("model %s was not warmed: %s", model.model_id, type(error).__name__)
@@ -72,10 +69,4 @@ def _is_serving(plane: Plane) -> bool:
 def _ref(plane: Plane, model: Model) -> ModelRef:
     with plane.database.read() as session:
         base = session.get_one(BaseModel, model.base_model_id)
-    return ModelRef(
-        model_id=model.id,
-        base_model=base.name,
-        base_files=stored_files(base.files),
-        manifest_key=model.manifest_key,
-        manifest_sha256=model.manifest_sha256,
-    )
+    return serving.model_ref(base, model)
