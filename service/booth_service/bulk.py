@@ -22,44 +22,33 @@ from booth.contract.bulk import (
 )
 from booth.contract.jobs import Progress
 from booth.contract.serving import Draw
-from booth.contract.states import FailureReason, JobState
+from booth.contract.states import JobState
 from booth_service import actor_pool
+from booth_service.attempt import attempt
 from booth_service.beats import GenerationLine, Pulse
-from booth_service.errors import AttemptEnded, DoesNotFit, ServiceError
+from booth_service.errors import DoesNotFit
 from booth_service.inference.bulk_blocks import BulkTask, BulkWork, drawer
 from booth_service.settings import Settings, settings
 from booth_service.storage import keys
 from booth_service.storage.generation_blocks import damaged_blocks, firsts, read_blocks
 from booth_service.storage.s3 import ObjectStore
 
-EXIT_FAILED, EXIT_ENDED = 3, 4
 BLOCKS_AT_ONCE = 2  # of an actor: one is drawn while the other becomes files and is stored
 
 Make = Callable[[BulkWork, Sequence[BulkTask]], Iterable[DrawnBlock]]
 """Draws blocks in any order; `by_actor_pool` on a cluster."""
 
 
-def main(generation_id: str, attempt: int) -> int:
-    """Run the attempt; the exit code is 0 where every picture is stored. The reason of a failure is reported."""
+def main(generation_id: str, number: int) -> int:
+    """Run the attempt; the exit code is 0 where every picture is stored."""
     config = settings()
-    line = GenerationLine(config.api_url, config.stack_secret, generation_id, attempt)
-    fence = 0
-    try:
-        brief = line.generation_brief()
-        fence = brief.fence
+    line = GenerationLine(config.api_url, config.stack_secret, generation_id, number)
+
+    def draw(brief: GenerationBrief) -> None:
         ray.init(log_to_driver=True)
         run(brief, line, config, by_actor_pool, use_gpu=uses_gpu(brief.serving_gpus))
-    except AttemptEnded as ended:
-        print(f"stopped: {ended}", flush=True)
-        return EXIT_ENDED
-    except Exception as error:
-        reason = error.reason if isinstance(error, ServiceError) else FailureReason.INTERNAL
-        print(f"failed ({reason}): {error}", flush=True)
-        if not isinstance(error, ServiceError):
-            sys.excepthook(type(error), error, error.__traceback__)
-        line.failed(fence, reason, f"{type(error).__name__}: {error}")
-        return EXIT_FAILED
-    return 0
+
+    return attempt(line, line.generation_brief, draw)
 
 
 def run(brief: GenerationBrief, line: GenerationLine, config: Settings, make: Make, *, use_gpu: bool) -> None:

@@ -10,10 +10,11 @@ import ray
 
 from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
-from booth.contract.states import FailureReason, JobState
+from booth.contract.states import JobState
+from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse
 from booth_service.class_images import ClassDesk, prepare_class_images
-from booth_service.errors import AttemptEnded, DoesNotFit, MissingExtra, ServiceError
+from booth_service.errors import DoesNotFit, MissingExtra
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.generate import by_actor_pool
@@ -24,32 +25,12 @@ from booth_service.storage.s3 import ObjectStore
 from booth_service.training.rank import WorkerConfig
 from booth_service.training.trainer import fit
 
-EXIT_FAILED, EXIT_ENDED = 3, 4
 
-
-def main(job_id: str, attempt: int) -> int:
-    """Run the attempt; the exit code is 0 where the model is published. The reason of a failure is reported."""
+def main(job_id: str, number: int) -> int:
+    """Run the attempt; the exit code is 0 where the model is published."""
     config = settings()
-    if not config.stack_secret.get_secret_value():
-        print("BOOTH_STACK_SECRET is not set on this Ray node; give it the control plane's.", flush=True)
-        return EXIT_FAILED
-    line = Line(config.api_url, config.stack_secret, job_id, attempt)
-    fence = 0
-    try:
-        brief = line.brief()
-        fence = brief.fence
-        run(brief, line, config)
-    except AttemptEnded as ended:
-        print(f"stopped: {ended}", flush=True)
-        return EXIT_ENDED
-    except Exception as error:
-        reason = error.reason if isinstance(error, ServiceError) else FailureReason.INTERNAL
-        print(f"failed ({reason}): {error}", flush=True)
-        if not isinstance(error, ServiceError):
-            sys.excepthook(type(error), error, error.__traceback__)
-        line.failed(fence, reason, f"{type(error).__name__}: {error}")
-        return EXIT_FAILED
-    return 0
+    line = Line(config.api_url, config.stack_secret, job_id, number)
+    return attempt(line, line.brief, lambda brief: run(brief, line, config))
 
 
 def run(brief: Brief, line: Line, config: Settings) -> None:

@@ -9,8 +9,9 @@ import boto3
 import pytest
 from pydantic import SecretStr
 
-from booth_service import driver, preflight
+from booth_service import bulk, driver, preflight
 from booth_service.app import only_one
+from booth_service.attempt import EXIT_FAILED
 from booth_service.control.database import Database
 from booth_service.preflight import BadSetting
 from booth_service.settings import Settings, driver_environment, settings
@@ -128,11 +129,12 @@ def test_the_program_says_one_line_and_ends(tmp_path):
     assert line.endswith("correct the URL.")
 
 
-def test_a_driver_on_a_node_without_the_secret_says_so(monkeypatch, capsys):
+@pytest.mark.parametrize("program", [driver, bulk])
+def test_a_driver_on_a_node_without_the_secret_says_so(program, monkeypatch, capsys):
     monkeypatch.setenv("BOOTH_STACK_SECRET", "")
     settings.cache_clear()
     try:
-        assert driver.main("job", 1) == driver.EXIT_FAILED
+        assert program.main("job", 1) == EXIT_FAILED
     finally:
         settings.cache_clear()
     assert capsys.readouterr().out.startswith("BOOTH_STACK_SECRET is not set on this Ray node")
