@@ -191,6 +191,9 @@ class Params(Record):
     sample_interval_steps: int = 0
     sample_prompts: list[str] = []
     more_subjects: list[Subject] = []
+    initializer_token: str | None = None
+    caption_templates: list[str] = []
+    method: str = "dreambooth"
 
     @property
     def subjects(self) -> list[Subject]:

@@ -69,9 +69,10 @@ class ModelDelta(Record):
 
 
 class ModelFiles(Record):
-    """All files of a model's diffusers folder."""
+    """All files of a model's diffusers folder; and beside it what was learned in another form."""
 
     files: list[ModelFile]
+    artefacts: list[ModelFile] = []
 
 
 class GenerateRequest(Request):
