@@ -117,9 +117,7 @@ def pictures(
     """`count` pictures of each subject, from tinyworld's renderer."""
     made = []
     for subject in range(subjects):
-        prompt, *others = (
-            [params.subjects[subject].class_prompt] if is_class else instance_prompts(params, subject)
-        )
+        prompt, *others = [params.subjects[subject].class_prompt] if is_class else instance_prompts(params, subject)
         scenes = list(SUBJECTS[(subject + is_class * 2) % len(SUBJECTS)].scenes())
         for k in range(count):
             image = render(scenes[k % len(scenes)])

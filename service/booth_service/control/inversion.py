@@ -63,7 +63,9 @@ def base_problems(spec: JobSpec, recipe: Recipe, vocabulary: Vocabulary, token: 
         if word is not None and len(pieces) != 1:
             message = f"It is {len(pieces)} pieces of the base model's tokenizer ({' '.join(pieces)}), and {what}."
             rare = next(iter(recipe.rare_tokens or vocabulary.rare_tokens()), None)
-            remedy = f"Use {rare!r}, or none to have one picked." if field == "token" and rare else "Use one known word."
+            remedy = (
+                f"Use {rare!r}, or none to have one picked." if field == "token" and rare else "Use one known word."
+            )
             found.append((field, repr(word), message, remedy))
     for dial, asked, default in (
         ("steps", spec.steps, recipe.inversion_steps),

@@ -21,9 +21,7 @@ _DIALS = [
     "train_batch_size",
 ]
 _OPTIONS = [
-    name
-    for name in TrainingOptions.model_fields
-    if name not in ("instance_prompt", "scoring", "initializer_token")
+    name for name in TrainingOptions.model_fields if name not in ("instance_prompt", "scoring", "initializer_token")
 ]
 _SAMPLE_PLACES = ["", " on the beach"]
 

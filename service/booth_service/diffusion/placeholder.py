@@ -51,7 +51,9 @@ def inverted(components: Components, token: str, initializer: str) -> TextCondit
         encoder: Any = text_encoder
         of_token, of_initializer = _pieces(tokenizer, token), _pieces(tokenizer, initializer)
         if len(of_token) != 1:
-            raise BaseModelError(f"{token!r} is {len(of_token)} pieces of a tokenizer of the base model, and has no row")
+            raise BaseModelError(
+                f"{token!r} is {len(of_token)} pieces of a tokenizer of the base model, and has no row"
+            )
         embedding = encoder.get_input_embeddings()
         encoder.set_input_embeddings(PlaceholderEmbedding(embedding, of_token[0], of_initializer[-1]))
     return module

@@ -116,7 +116,9 @@ class Batches:
             posterior_noise=torch.stack([draw[0] for draw in draws]),
             noise=torch.stack([draw[1] for draw in draws]),
             timesteps=torch.tensor([draw[2] for draw in draws]),
-            prompts=torch.tensor([self._numbers[row.prompt_of(cache.picture(row.is_class, row.image))] for row in rows]),
+            prompts=torch.tensor(
+                [self._numbers[row.prompt_of(cache.picture(row.is_class, row.image))] for row in rows]
+            ),
             weights=row_weights(is_class, params.train_batch_size, params.prior_loss_weight),
             time_ids=torch.tensor([cache.frame(row).time_ids for row in rows], dtype=torch.float32),
             masks=torch.stack([cache.mask(row) for row in rows]) if cache.has_masks else None,

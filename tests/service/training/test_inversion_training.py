@@ -163,9 +163,7 @@ def test_every_prompt_of_a_picture_is_trained_with() -> None:
     taken = [
         row.prompt_of(picture)
         for step in range(12)
-        for row in step_rows(
-            step, seed=1, train_batch_size=4, photo_subjects=[0], class_subjects=[], random_flip=False
-        )
+        for row in step_rows(step, seed=1, train_batch_size=4, photo_subjects=[0], class_subjects=[], random_flip=False)
     ]
     assert set(taken) == {"a", "b", "c"}
     assert min(taken.count(word) for word in "abc") > 6
