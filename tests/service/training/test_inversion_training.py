@@ -46,6 +46,7 @@ MISNAMED = INVERSION.model_copy(
         "class_noun": "mug",
         "resolution": 64,
         "steps": 40,
+        "learning_rate": 0.01,
         "caption_templates": [],
         "checkpoint_interval_steps": 99,
     }
