@@ -22,3 +22,4 @@ MAX_EDIT_WORDS = 16  # of one Prompt-to-Prompt edit
 MAX_INIT_IMAGE_BYTES = 8 * 2**20  # the picture that img2img starts from
 MAX_BULK_PICTURES = 100_000
 MAX_BULK_BYTES = 16 * 2**20  # of a generation's request: 100,000 prompts of 160 bytes
+MAX_EVALUATION_PROMPTS = 500  # of one prompt set; the paper's have 25
