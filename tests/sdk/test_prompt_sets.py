@@ -59,7 +59,7 @@ def test_a_file_has_one_template_a_line():
         ("a {subject} {", "line 1 holds '{'"),
         ("a {subject}\x07", "line 1 holds control characters: U+0007"),
         ("a {subject} " + "x" * limits.MAX_PROMPT_CHARS, "line 1 has 1012 characters"),
-        ("a {subject}\n" * 501, "mine.txt has 501 prompts. Give at most 500"),
+        ("a {subject}\n" * 201, "mine.txt has 201 prompts. Give at most 200"),
     ],
 )
 def test_what_is_no_prompt_file_is_refused(text, said):

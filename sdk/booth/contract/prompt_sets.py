@@ -138,8 +138,8 @@ def of_file(text: str, name: str = "the prompt file") -> list[str]:
     templates = [(number, line) for number, line in lines if line]
     if not templates:
         raise PromptSetError(f"{name} has no prompt in it.", f"Write one a line, such as: a {SUBJECT} in the snow")
-    if len(templates) > limits.MAX_EVALUATION_PROMPTS:
-        most = limits.MAX_EVALUATION_PROMPTS
+    if len(templates) > limits.MAX_SCORE_PROMPTS:
+        most = limits.MAX_SCORE_PROMPTS
         raise PromptSetError(f"{name} has {len(templates)} prompts.", f"Give at most {most}, or several files.")
     return [checked(line, f"{name}, line {number}") for number, line in templates]
 
