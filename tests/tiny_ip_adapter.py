@@ -61,7 +61,7 @@ def _plain(width: int) -> dict[str, Tensor]:
 
 
 def _plus(width: int) -> dict[str, Tensor]:
-    """A resampler by the published tensors' names (IP-Adapter's resampler.py), of the four layers that it always has."""
+    """A resampler by the published tensors' names (IP-Adapter's resampler.py), always of four layers."""
     inner = 64  # one head: published resamplers have heads of 64
     shapes = {
         "latents": (1, PLUS_TOKENS, width),

@@ -145,6 +145,7 @@ class BaseModelRecord(Record):
     """A base model that jobs can start from, with the default dials of its recipe.
 
     `source` is a hub id, with the commit as `revision`; it is empty where the files came from elsewhere.
+    `has_ip_adapter`: it takes jobs of the method "ip_adapter".
     """
 
     name: str
@@ -154,6 +155,7 @@ class BaseModelRecord(Record):
     bytes: int = 0
     source: str = ""
     revision: str | None = None
+    has_ip_adapter: bool = False
 
 
 class BaseModelPage(Record):

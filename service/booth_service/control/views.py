@@ -96,6 +96,7 @@ def base_model_record(base: BaseModel) -> BaseModelRecord:
         bytes=sum(file.bytes for file in stored_files(base.files)),
         source=base.source if base.revision else "",  # folders and buckets are the operator's own affair
         revision=base.revision,
+        has_ip_adapter=bool(base.adapter_files),
     )
 
 

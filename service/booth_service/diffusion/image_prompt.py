@@ -14,14 +14,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from booth.contract.ip_adapter import EMBEDS_PATH, FOLDER, IMAGE_ENCODER
 from booth_service.diffusion.batch_pipeline import pipeline_of_batch
 from booth_service.errors import BaseModelError
 
-FOLDER = "ip_adapter"
-"""Where an adapter lies in a model's folder: weights, `image_encoder/`, and the photo's embeddings."""
-IMAGE_ENCODER = "image_encoder"
-EMBEDS_PATH = f"{FOLDER}/image_embeds.safetensors"
-EMBEDS = "image_embeds"  # the one tensor of that file
 _HID_DIM_TYPE = "ip_image_proj"  # what diffusers' loader writes into the UNet's config
 
 

@@ -14,10 +14,11 @@ from tiny_ip_adapter import WEIGHTS, Kind, write_tiny_adapter
 from tiny_sdxl_base import write_tiny_sdxl_base
 
 from booth.contract.drawing import PromptEdit
+from booth.contract.ip_adapter import FOLDER
 from booth_service.diffusion.batch import Row, Setting, sample_batch
 from booth_service.diffusion.batch_pipeline import IMG2IMG
 from booth_service.diffusion.components import load_pipeline
-from booth_service.diffusion.image_prompt import FOLDER, ImagePrompt, embeds_of_photo, load_adapter
+from booth_service.diffusion.image_prompt import ImagePrompt, embeds_of_photo, load_adapter
 from booth_service.errors import BaseModelError, CannotDraw
 
 PLAIN = Setting(guidance_scale=4.0, num_inference_steps=3, width=32, height=32)
@@ -106,7 +107,8 @@ def test_nothing_of_a_photo_stays_behind(pipeline: Any, folder: Path) -> None:
     with pytest.raises(RuntimeError, match="out of the middle"):
         sample_batch(pipeline, ROWS, PLAIN, places=2, image_prompt=first, on_step=fail)
     assert drawn(pipeline, PLAIN, None) == before
-    assert pipeline.components == parts and set(pipeline.unet.state_dict()) == names
+    assert pipeline.components == parts
+    assert set(pipeline.unet.state_dict()) == names
     assert {name: id(each) for name, each in pipeline.unet.attn_processors.items()} == {
         name: id(each) for name, each in own.items()
     }
