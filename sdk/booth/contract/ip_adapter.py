@@ -1,4 +1,4 @@
-"""Where an IP-Adapter lies in a model's diffusers folder. The names are those of diffusers and of published adapters."""
+"""Where an IP-Adapter lies in a model's diffusers folder, by the names of diffusers and of published adapters."""
 
 FOLDER = "ip_adapter"
 """Below it: one weight file, `IMAGE_ENCODER`, and in a published model the photo's embeddings."""

@@ -198,6 +198,7 @@ class Recipe(Record):
     export_dtype: ExportDtype = "float16"
     sample_interval_steps: int = 0
     sample_prompts: list[str] | None = None
+    ip_adapter_scale: float = 0.6
     guidance_scale: float
     num_inference_steps: int
     class_guidance_scale: float

@@ -1,4 +1,4 @@
-"""Which files of a source are an IP-Adapter for a base model, and what is refused: the wrong base, the wrong encoder."""
+"""Which files of a source are an IP-Adapter for a base model, and what is refused: other base, other encoder."""
 
 import json
 from collections import Counter
@@ -99,7 +99,7 @@ def _encoders(source: Source) -> list[str]:
 
 
 def _encoder(source: Source, weights: PurePosixPath, asked: str | None) -> str:
-    """The folder of the image encoder: where nothing is asked, the one beside the weights, as diffusers looks for it."""
+    """The folder of the image encoder: where none is asked for, beside the weights, where diffusers looks for it."""
     folder = (weights.parent / IMAGE_ENCODER).as_posix() if asked is None else asked.strip("/")
     if folder not in _encoders(source):
         there = ", ".join(_encoders(source)) or "none"

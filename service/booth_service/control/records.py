@@ -113,8 +113,8 @@ class BaseModel(Table):
     """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null).
 
     `references` are StoredFile records by format of numbers: what publishing the base untrained would give. `source` is
-    where the files came from; of a hub, `revision` is the commit. `adapter_files` are those of its IP-Adapter, if it has
-    one: no part of what the base model is.
+    where the files came from; of a hub, `revision` is the commit. `adapter_files` are those of its IP-Adapter, if it
+    has one: no part of what the base model is.
     """
 
     __tablename__ = "base_models"

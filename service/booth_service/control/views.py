@@ -81,8 +81,8 @@ def model_record(model: Model) -> ModelRecord:
 
 
 def prompt_prefix(subject: Subject) -> str:
-    """What names a subject in a prompt, e.g. "sks dog"."""
-    return f"{subject.token} {subject.class_noun}"
+    """What names a subject in a prompt, e.g. "sks dog"; the noun alone where no token was taught."""
+    return f"{subject.token} {subject.class_noun}".lstrip()
 
 
 def base_model_record(base: BaseModel) -> BaseModelRecord:

@@ -109,8 +109,9 @@ def test_one_of_several_is_named(add, base: Path, adapter: Path) -> None:
     assert code == 1
     assert "several IP-Adapters. Name one with --ip-adapter-weights: models/ip-adapter-plus_tiny" in complaint
     named = ["--ip-adapter", adapter, "--ip-adapter-weights", f"models/{WEIGHTS}"]
-    assert "no image encoder at models/image_encoder. Name its folder with --ip-adapter-encoder; there is encoder." in (
-        add(base, *named)[2]
+    assert (
+        "no image encoder at models/image_encoder. Name its folder with --ip-adapter-encoder; there is encoder."
+        in (add(base, *named)[2])
     )
     code, added, complaint = add(base, *named, "--ip-adapter-encoder", "encoder")
     assert (code, set(added["ip_adapter"])) == (0, FILES), complaint
