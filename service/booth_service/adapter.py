@@ -48,7 +48,19 @@ Read = Callable[[PhotoWork], StoredFile]
 
 def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, read: Read, *, use_gpu: bool) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
-    work = PhotoWork(
+    work = work_of(brief, store, scratch_dir, use_gpu=use_gpu)
+    with Pulse(line, brief.fence, JobState.PREPARING, Progress(phase=READING_PHASE, total_steps=1)) as pulse:
+        embeds = read(work)
+        pulse.check()
+        pulse.say(Progress(phase="publishing", step=1, total_steps=1), state=JobState.PUBLISHING)
+    key, sha256 = publish_manifest(brief, [embeds], store)
+    line.published(Published(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
+    print(f"published {key}", flush=True)
+
+
+def work_of(brief: Brief, store: ObjectStore, scratch_dir: str | None, *, use_gpu: bool) -> PhotoWork:
+    """What the attempt's one photo is read with, and where its embeddings go."""
+    return PhotoWork(
         photo=brief.photos[0],
         base_files=brief.base_files,
         adapter_files=brief.adapter_files,
@@ -57,13 +69,6 @@ def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, r
         scratch_dir=scratch_dir,
         use_gpu=use_gpu,
     )
-    with Pulse(line, brief.fence, JobState.PREPARING, Progress(phase=READING_PHASE, total_steps=1)) as pulse:
-        embeds = read(work)
-        pulse.check()
-        pulse.say(Progress(phase="publishing", step=1, total_steps=1), state=JobState.PUBLISHING)
-    key, sha256 = publish_manifest(brief, [embeds], store)
-    line.published(Published(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
-    print(f"published {key}", flush=True)
 
 
 def on_a_device(work: PhotoWork) -> StoredFile:
