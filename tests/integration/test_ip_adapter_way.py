@@ -1,4 +1,4 @@
-"""One photo and no training: a job of the method "ip_adapter" through the one-machine stack, from the command line on."""
+"""One photo and no training: a job of the method "ip_adapter" through the one-machine stack, from boothctl on."""
 
 import os
 import subprocess
@@ -46,9 +46,10 @@ def client(stack: OneMachine) -> booth.Client:
 @pytest.fixture(scope="module")
 def model(stack: OneMachine, client: booth.Client, folders: tuple[Path, Path]) -> booth.Model:
     """Of a job that boothctl submitted and followed to its end."""
-    command = [sys.executable, "-m", "booth", "submit", str(PHOTO), "--method", "ip_adapter", "--class-noun", "dog"]
+    boothctl = Path(sys.executable).with_name("boothctl")
+    command = [boothctl, "submit", PHOTO, "--method", "ip_adapter", "--class-noun", "dog", "--base-model", BASE]
     environment = os.environ | {"BOOTH_BASE_URL": stack.base_url, "BOOTH_API_KEY": stack.api_key}
-    done = subprocess.run([*command, "--base-model", BASE], capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     (job,) = [job for job in client.jobs.list() if job.params.method == "ip_adapter"]
     assert job.warnings == []
