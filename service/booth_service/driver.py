@@ -1,4 +1,4 @@
-"""The spine of one attempt: class images -> train -> publish. Runs as the entrypoint of a Ray job.
+"""The spine of one attempt: class images -> train -> publish; or photo -> publish. Runs as the entrypoint of a Ray job.
 
 python -m booth_service.driver <job id> <attempt>
 """
@@ -11,6 +11,8 @@ import ray
 from booth.contract.attempts import Brief, Published
 from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
 from booth.contract.states import JobState
+from booth_service import adapter
+from booth_service.actor_pool import uses_gpu
 from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse
 from booth_service.class_images import ClassDesk, prepare_class_images
@@ -37,6 +39,9 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
     ray.init(log_to_driver=True)
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
+    if brief.params.method == "ip_adapter":
+        use_gpu = uses_gpu(brief.serving_gpus)
+        return adapter.run(brief, line, store, config.scratch_dir, adapter.on_a_device, use_gpu=use_gpu)
     layout = lay_out(brief, config, store)
     print(f"plan: {layout.why}", flush=True)
     preparing = Progress(phase=CLASS_IMAGES_PHASE, total_steps=brief.params.num_class_images)

@@ -109,6 +109,7 @@ class Brief(Record):
         StoredFile
     ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
+    adapter_files: list[StoredFile] = []  # the base's IP-Adapter, for jobs of the method "ip_adapter" alone
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 
