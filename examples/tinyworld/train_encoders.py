@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from encoder_check import check
 from encoder_data import (
+    BASE_MODEL,
     LABELS,
     TRAINING_SEED,
     Pictures,
@@ -29,7 +31,7 @@ from encoder_data import (
     views_of_identities,
 )
 from safetensors.torch import load_file, save_file
-from tokenizer import MAX_LENGTH, build
+from tokenizer import MAX_LENGTH
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, PreTrainedModel, ResNetConfig, ResNetModel
 from world import CONTEXTS, HUES, NOUNS, RESOLUTION_PX, random_caption
@@ -185,7 +187,8 @@ def train(folder: Path, share: float) -> None:
     save_in_half(backbone, folder / "attributes")
     weights = {name: halved(tensor).contiguous() for name, tensor in heads.state_dict().items()}
     save_file(weights, folder / "attributes" / "heads.safetensors")
-    tokenizer = build(folder / "clip")
+    shutil.copytree(BASE_MODEL / "tokenizer", folder / "clip", dirs_exist_ok=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
     save_in_half(train_clip(pictures, tokenizer, round(CLIP_STEPS * share)), folder / "clip")
     (folder / "encoders.json").write_text(json.dumps(manifest(), indent=1) + "\n")
 
