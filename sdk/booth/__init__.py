@@ -2,9 +2,8 @@
 
 from booth.client import Client
 from booth.contract.drawing import PromptEdit
-from booth.contract.generations import GenerationState
 from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
-from booth.contract.states import FailureReason, JobState
+from booth.contract.states import FailureReason, JobState, RunState
 from booth.drawing import DrawingProgress
 from booth.errors import (
     APIConnectionError,
@@ -55,7 +54,6 @@ __all__ = [
     "FormatError",
     "GeneratedImage",
     "Generation",
-    "GenerationState",
     "ImageValidationError",
     "Job",
     "JobCancelledError",
@@ -72,6 +70,7 @@ __all__ = [
     "Photo",
     "Progress",
     "PromptEdit",
+    "RunState",
     "SamplePicture",
     "SampleStrip",
     "Subject",

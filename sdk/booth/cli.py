@@ -68,7 +68,7 @@ def submit(
     base_model: Annotated[str | None, typer.Option(help="What to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the UNet.")] = None,
-    text_encoder_learning_rate: Annotated[float | None, typer.Option(help="Of the text encoder.")] = None,
+    method: Annotated[str | None, typer.Option(help="dreambooth, textual_inversion or ip_adapter.")] = None,
     prior_loss_weight: Annotated[float | None, typer.Option(help="Of the class images' loss.")] = None,
     num_class_images: Annotated[int | None, typer.Option(help="Class images to preserve the class with.")] = None,
     class_images: Annotated[
@@ -101,7 +101,7 @@ def submit(
         "base_model": base_model,
         "steps": steps,
         "learning_rate": learning_rate,
-        "text_encoder_learning_rate": text_encoder_learning_rate,
+        "method": method,
         "prior_loss_weight": prior_loss_weight,
         "num_class_images": num_class_images,
         "class_images": class_images or None,

@@ -13,7 +13,7 @@ import httpx2
 from booth import config, pictures
 from booth.contract.base import Record
 from booth.contract.drawing import PromptEdit, SchedulerName
-from booth.contract.jobs import JobRecord, JobSpec, PreparedJob, TrainingOptions
+from booth.contract.jobs import JobRecord, JobSpec, Method, PreparedJob, TrainingOptions
 from booth.contract.problems import FieldProblem
 from booth.drawing import OnStep
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
@@ -77,7 +77,7 @@ class Client:
         base_model: str | None = None,
         steps: int | None = None,
         learning_rate: float | None = None,
-        text_encoder_learning_rate: float | None = None,
+        method: Method | None = None,
         prior_loss_weight: float | None = None,
         num_class_images: int | None = None,
         class_images: Photos | None = None,
@@ -101,6 +101,7 @@ class Client:
         `class_images`: pictures of the class of your own, in any of these forms, in place of those that the base model
         draws; `class_prompt`: what they, or the drawn ones, are prompted with; None is "a photo of a <class noun>".
         `more_subjects`: what else the same model learns, each with its own photos, token and class noun.
+        `method`: "dreambooth" (None), or a baseline: "textual_inversion", "ip_adapter".
         Every other dial that is None takes the base model's recipe; `job.params` shows all values.
         `idempotency_key`: two calls with one key make one job.
 
@@ -112,7 +113,7 @@ class Client:
             "base_model": base_model,
             "steps": steps,
             "learning_rate": learning_rate,
-            "text_encoder_learning_rate": text_encoder_learning_rate,
+            "method": method,
             "prior_loss_weight": prior_loss_weight,
             "num_class_images": num_class_images,
             "class_prompt": class_prompt,

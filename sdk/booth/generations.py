@@ -26,10 +26,10 @@ from booth.contract.generations import (
     GenerationRecord,
     GenerationSettings,
     GenerationSpec,
-    GenerationState,
 )
 from booth.contract.jobs import JobFailure
 from booth.contract.problems import FieldProblem, field_problems
+from booth.contract.states import RunState
 from booth.errors import (
     APIConnectionError,
     JobCancelledError,
@@ -133,7 +133,7 @@ class Generation:
         return self._record.model_id
 
     @property
-    def status(self) -> GenerationState:
+    def status(self) -> RunState:
         return self._record.status
 
     @property
@@ -240,9 +240,9 @@ class Generation:
         return target
 
     def _outcome(self) -> Generation:
-        if self.status is GenerationState.SUCCEEDED:
+        if self.status is RunState.SUCCEEDED:
             return self
-        if self.status is GenerationState.CANCELLED:
+        if self.status is RunState.CANCELLED:
             raise JobCancelledError(self, f"{self.id} was cancelled.")
         error = self.error
         said = [] if error is None else [error.message, error.detail and f"({error.detail})", error.remedy]

@@ -9,7 +9,9 @@ import httpx2
 from pydantic import SecretStr
 
 from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
-from booth.contract.bulk import AllDrawn, GenerationBrief
+from booth.contract.bulk import Finished, GenerationBrief
+from booth.contract.evaluation import EvaluationBrief
+from booth.contract.groups import ClaimedCell, GroupBrief
 from booth.contract.jobs import Progress
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.errors import AttemptEnded, BadWeights, ServiceError
@@ -70,18 +72,30 @@ class Line:
         return response
 
 
-class GenerationLine(Line):
-    """The same for an attempt of a generation; `job_id` is the generation's id."""
+class RunLine(Line):
+    """The same for an attempt of a run (a generation, an evaluation, a group); `job_id` is the run's id."""
 
-    kind = "generations"
+    kind = "runs"
 
     def generation_brief(self) -> GenerationBrief:
-        """What to do. Raises AttemptEnded where a newer attempt took over or the model was deleted."""
+        """What to draw. Raises AttemptEnded where a newer attempt took over or the model was deleted."""
         return GenerationBrief.model_validate_json(self._call("GET", "").content)
 
-    def drawn(self, drawn: AllDrawn) -> None:
-        """Say that every picture is stored."""
-        self._call("POST", "/drawn", drawn.model_dump_json())
+    def evaluation_brief(self) -> EvaluationBrief:
+        """What to evaluate. Raises AttemptEnded as `generation_brief` does."""
+        return EvaluationBrief.model_validate_json(self._call("GET", "").content)
+
+    def group_brief(self) -> GroupBrief:
+        """The cells to walk. Raises AttemptEnded where a newer attempt took over."""
+        return GroupBrief.model_validate_json(self._call("GET", "").content)
+
+    def claim_cell(self, job_id: str) -> ClaimedCell:
+        """The job's next attempt is claimed for this group, where it waits for one."""
+        return ClaimedCell.model_validate_json(self._call("POST", f"/cells/{job_id}").content)
+
+    def done(self, finished: Finished) -> None:
+        """Say that all of it is stored."""
+        self._call("POST", "/done", finished.model_dump_json())
 
 
 class Pulse:

@@ -14,8 +14,8 @@ import ray
 from booth.contract.bulk import (
     CHECKING_PHASE,
     DRAWING_PHASE,
-    AllDrawn,
     DrawnBlock,
+    Finished,
     GenerationBrief,
     GenerationManifest,
     Prompts,
@@ -25,7 +25,7 @@ from booth.contract.serving import Draw
 from booth.contract.states import JobState
 from booth_service import actor_pool
 from booth_service.attempt import attempt
-from booth_service.beats import GenerationLine, Pulse
+from booth_service.beats import Pulse, RunLine
 from booth_service.errors import DoesNotFit
 from booth_service.inference.bulk_blocks import BulkTask, BulkWork, drawer
 from booth_service.settings import Settings, settings
@@ -42,7 +42,7 @@ Make = Callable[[BulkWork, Sequence[BulkTask]], Iterable[DrawnBlock]]
 def main(generation_id: str, number: int) -> int:
     """Run the attempt; the exit code is 0 where every picture is stored."""
     config = settings()
-    line = GenerationLine(config.api_url, config.stack_secret, generation_id, number)
+    line = RunLine(config.api_url, config.stack_secret, generation_id, number)
 
     def draw(brief: GenerationBrief) -> None:
         ray.init(log_to_driver=True)
@@ -51,7 +51,7 @@ def main(generation_id: str, number: int) -> int:
     return attempt(line, line.generation_brief, draw)
 
 
-def run(brief: GenerationBrief, line: GenerationLine, config: Settings, make: Make, *, use_gpu: bool) -> None:
+def run(brief: GenerationBrief, line: RunLine, config: Settings, make: Make, *, use_gpu: bool) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
     work = BulkWork(
@@ -77,7 +77,7 @@ def run(brief: GenerationBrief, line: GenerationLine, config: Settings, make: Ma
         for block in following(make(work, tasks) if tasks else (), done, brief.total, pulse):
             blocks[block.first] = block
     key, sha256 = store_manifest(work, brief, [blocks[first] for first in sorted(blocks)])
-    line.drawn(AllDrawn(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
+    line.done(Finished(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
     print(f"{brief.total - done} pictures drawn", flush=True)
 
 

@@ -62,7 +62,7 @@ def killed_after(generation: booth.Generation, store: ObjectStore, pictures: int
     attempt = generation.record.attempt
     for process in drivers(generation):
         process.kill()
-    while generation.refresh().record.attempt == attempt and generation.status is not booth.GenerationState.QUEUED:
+    while generation.refresh().record.attempt == attempt and generation.status is not booth.RunState.QUEUED:
         assert time.monotonic() < deadline, f"nobody noticed: {generation}"
         time.sleep(0.1)
     return finished(store, generation)

@@ -75,7 +75,7 @@ def test_many_pictures_by_a_job_are_those_of_the_endpoint_and_come_home_whole(
     prompts = ["a photo of sks teapot", "a photo of a cat on the beach", "a photo of sks teapot in the city"]
     settings = {"seed": 2**63 - 2, "num_inference_steps": 4, "negative_prompt": "a dog"}
     generation = model.generate_many(prompts, num_images=3, **settings)
-    assert (generation.status, generation.total) == (booth.GenerationState.QUEUED, 9)
+    assert (generation.status, generation.total) == (booth.RunState.QUEUED, 9)
     generation.wait(timeout_s=400)
     pictures = list(generation.pictures())
     assert [picture.index for picture in pictures] == list(range(9))

@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 from booth import (
     Client,
     Generation,
-    GenerationState,
     JobCancelledError,
     JobFailedError,
     NotFoundError,
@@ -31,6 +30,7 @@ from booth.contract.generations import (
     GenerationSettings,
 )
 from booth.contract.jobs import JobFailure
+from booth.contract.states import RunState
 
 MANY = "/v1/models/mdl_1/generations"
 ONE = "/v1/generations/gen_1"
@@ -39,7 +39,7 @@ SETTINGS = GenerationSettings(
 )
 
 
-def record(status: GenerationState = GenerationState.QUEUED, done: int = 0, **changes: object) -> GenerationRecord:
+def record(status: RunState = RunState.QUEUED, done: int = 0, **changes: object) -> GenerationRecord:
     found = GenerationRecord(
         id="gen_1",
         model_id="mdl_1",
@@ -55,7 +55,7 @@ def record(status: GenerationState = GenerationState.QUEUED, done: int = 0, **ch
     return found.model_copy(update=changes)
 
 
-DONE = record(GenerationState.SUCCEEDED, done=4, status_detail="All pictures are there.")
+DONE = record(RunState.SUCCEEDED, done=4, status_detail="All pictures are there.")
 
 
 def png(index: int) -> bytes:
@@ -146,7 +146,7 @@ def test_bad_input_is_named_before_anything_is_sent(
 
 
 def test_waiting_shows_the_way_and_bears_a_server_that_is_away(client: Client, service: ScriptedService) -> None:
-    service.on("GET", ONE, record(GenerationState.RUNNING, 2), *[503] * 3, DONE)
+    service.on("GET", ONE, record(RunState.RUNNING, 2), *[503] * 3, DONE)
     seen: list[int] = []
     generation = begun(client)
     assert generation.wait(on_progress=lambda each: seen.append(each.done)) is generation
@@ -156,14 +156,14 @@ def test_waiting_shows_the_way_and_bears_a_server_that_is_away(client: Client, s
 def test_other_ends_are_raised(client: Client, service: ScriptedService) -> None:
     generation = begun(client)
     error = JobFailure(reason="model_deleted", message="The model was deleted meanwhile.", remedy="It stays.")
-    service.on("GET", ONE, record(GenerationState.FAILED, error=error))
+    service.on("GET", ONE, record(RunState.FAILED, error=error))
     with pytest.raises(JobFailedError, match=r"gen_1 failed: The model was deleted meanwhile\. It stays\.") as raised:
         generation.wait()
     assert raised.value.job is generation
-    service.on("GET", ONE, record(GenerationState.CANCELLED))
+    service.on("GET", ONE, record(RunState.CANCELLED))
     with pytest.raises(JobCancelledError):
         generation.wait()
-    service.on("GET", ONE, record(GenerationState.RUNNING))
+    service.on("GET", ONE, record(RunState.RUNNING))
     with pytest.raises(WaitTimeoutError):
         generation.wait(timeout_s=0)
     service.on("GET", ONE, problem("not_found", 404))
@@ -232,7 +232,7 @@ def test_generations_are_listed_cancelled_and_deleted(client: Client, service: S
     ]
     service.on("GET", "/v1/generations", *listed)
     assert [each.id for each in client.generations.list()] == ["gen_1", "gen_0"]
-    service.on("POST", f"{ONE}/cancel", record(GenerationState.RUNNING, cancel_requested=True))
+    service.on("POST", f"{ONE}/cancel", record(RunState.RUNNING, cancel_requested=True))
     generation = client.generations.get("gen_1")
     assert generation.cancel().record.cancel_requested
     service.on("DELETE", ONE, b"")
@@ -252,7 +252,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def test_boothctl_draws_a_file_of_prompts(service: ScriptedService, prompts: Path, tmp_path: Path) -> None:
-    service.on("GET", ONE, record(GenerationState.RUNNING, 2, status_detail="Drawing.", eta_s=61), DONE)
+    service.on("GET", ONE, record(RunState.RUNNING, 2, status_detail="Drawing.", eta_s=61), DONE)
     out = tmp_path / "out"
     result = run("generate-many", "mdl_1", "--prompts", prompts, "-n", 2, "--seed", 7, "-o", out)
     assert result.exit_code == 0, result.output
@@ -271,9 +271,9 @@ def test_boothctl_detaches_and_takes_up_again(service: ScriptedService, prompts:
     assert (tmp_path / "out" / "00003-8.png").read_bytes() == png(3)
 
 
-@pytest.mark.parametrize(("status", "code"), [(GenerationState.FAILED, 3), (GenerationState.CANCELLED, 8)])
+@pytest.mark.parametrize(("status", "code"), [(RunState.FAILED, 3), (RunState.CANCELLED, 8)])
 def test_what_was_drawn_until_the_end_is_fetched(
-    service: ScriptedService, tmp_path: Path, status: GenerationState, code: int
+    service: ScriptedService, tmp_path: Path, status: RunState, code: int
 ) -> None:
     service.on("GET", ONE, record(status, 2))
     service.on("GET", f"{ONE}/pictures", GenerationPicturePage(pictures=[entry(service, 0), entry(service, 1)]))
@@ -308,7 +308,7 @@ def test_a_file_without_usable_prompts_is_refused(
 
 
 def test_boothctl_lists_cancels_and_deletes(service: ScriptedService) -> None:
-    service.on("GET", "/v1/generations", GenerationPage(generations=[record(GenerationState.RUNNING, 2)]))
+    service.on("GET", "/v1/generations", GenerationPage(generations=[record(RunState.RUNNING, 2)]))
     assert run("generations").stdout.splitlines()[1].split()[:4] == ["gen_1", "running", "2/4", "mdl_1"]
     assert json.loads(run("generations", "--json").stdout)[0]["id"] == "gen_1"
     service.on("POST", f"{ONE}/cancel", record(cancel_requested=True))

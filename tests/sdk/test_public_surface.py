@@ -30,7 +30,7 @@ DIALS = [
     "base_model",
     "steps",
     "learning_rate",
-    "text_encoder_learning_rate",
+    "method",
     "prior_loss_weight",
     "num_class_images",
     "class_images",

@@ -18,7 +18,7 @@ from tiny_base import write_tiny_base
 from booth.contract.bulk import DrawnBlock, GenerationBrief, GenerationManifest, Prompts
 from booth.contract.serving import Draw, DrawRequest, ModelRef
 from booth_service import bulk
-from booth_service.beats import GenerationLine
+from booth_service.beats import RunLine
 from booth_service.errors import AttemptEnded, StorageError
 from booth_service.inference.bulk_blocks import BulkTask, BulkWork, Drawer
 from booth_service.settings import Settings
@@ -91,7 +91,7 @@ class Attempts:
     """Attempts of one generation: nine pictures in blocks of four."""
 
     store: ObjectStore
-    line: GenerationLine
+    line: RunLine
     settings: Settings
     brief: GenerationBrief
 
@@ -123,7 +123,7 @@ def attempts(
         request=DrawRequest(model=model, draws=[], **settings), prompts_sha256=hashlib.sha256(prompts).hexdigest(),
         num_images=3, seed=2**63 - 1, negative_prompt="a cat", block_size=4, total=9, serving_gpus=0.0,
     )  # fmt: skip
-    line = GenerationLine(f"http://127.0.0.1:{control_plane.server_port}", SecretStr("secret"), "gen-1", 1)
+    line = RunLine(f"http://127.0.0.1:{control_plane.server_port}", SecretStr("secret"), "gen-1", 1)
     config = Settings(
         s3_bucket=object_store.bucket,
         s3_endpoint_url=object_store.client.meta.endpoint_url,
@@ -137,7 +137,7 @@ def attempts(
 def manifest_in(attempts: Attempts, control_plane: ControlPlane) -> GenerationManifest:
     """The one that was reported last."""
     path, report = control_plane.said[-1]
-    assert path == "/internal/generations/gen-1/1/drawn"
+    assert path == "/internal/runs/gen-1/1/done"
     return GenerationManifest.model_validate_json(attempts.store.get(report["manifest_key"], report["manifest_sha256"]))
 
 
@@ -209,7 +209,7 @@ def test_an_attempt_that_nobody_wants_stops_at_its_next_block(attempts: Attempts
     with pytest.raises(AttemptEnded):
         attempts.run(Told())
     assert len(make.drawn) < 3
-    assert not any(path.endswith("/drawn") for path, _ in control_plane.said)
+    assert not any(path.endswith("/done") for path, _ in control_plane.said)
 
 
 def test_prompts_that_are_not_the_recorded_ones_are_not_drawn(attempts: Attempts) -> None:

@@ -6,6 +6,7 @@ The driver authenticates with a token of its attempt; a stale fence is answered 
 from booth.contract.base import Record
 from booth.contract.jobs import Params, Progress
 from booth.contract.models import Recipe
+from booth.contract.scores import StepScore
 from booth.contract.states import Desired, FailureReason, JobState
 
 
@@ -107,13 +108,15 @@ class Brief(Record):
     references: list[
         StoredFile
     ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
+    suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 
 class Beat(Record):
     """A sign of life. `checkpoint_key` names the manifest of a checkpoint that was just committed.
 
-    `samples` are the strips that no earlier beat has brought; a repetition changes nothing.
+    `samples` and `scores` are those that no earlier beat has brought; a repetition changes nothing. `selected_step` is
+    whose weights will be published, where the job chooses.
     """
 
     fence: int
@@ -123,6 +126,8 @@ class Beat(Record):
     warning: str | None = None
     checkpoint_key: str | None = None
     samples: list[SampleStrip] = []
+    scores: list[StepScore] = []
+    selected_step: int | None = None
 
 
 class BeatReply(Record):

@@ -2,10 +2,10 @@
 
 The driver authenticates and is fenced as a job's (`contract.attempts`), and beats as one.
 
-GET  /internal/generations/{id}/{attempt}            GenerationBrief
-POST /internal/generations/{id}/{attempt}/beat       Beat -> BeatReply
-POST /internal/generations/{id}/{attempt}/drawn      AllDrawn
-POST /internal/generations/{id}/{attempt}/failed     Failed
+GET  /internal/runs/{id}/{attempt}            GenerationBrief
+POST /internal/runs/{id}/{attempt}/beat       Beat -> BeatReply
+POST /internal/runs/{id}/{attempt}/done       Finished
+POST /internal/runs/{id}/{attempt}/failed     Failed
 """
 
 from booth.contract.base import Record
@@ -68,8 +68,8 @@ class GenerationManifest(Record):
     pictures: list[DrawnPicture]
 
 
-class AllDrawn(Record):
-    """Every picture is stored; the manifest names them."""
+class Finished(Record):
+    """All that a run is for is stored; the manifest names it."""
 
     fence: int
     manifest_key: str

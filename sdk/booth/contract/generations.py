@@ -2,7 +2,6 @@
 
 import re
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator
@@ -13,7 +12,7 @@ from booth.contract.base import Record, Request
 from booth.contract.drawing import Prompt, SchedulerName
 from booth.contract.jobs import JobFailure
 from booth.contract.models import SidePx
-from booth.contract.states import FailureReason
+from booth.contract.states import FailureReason, RunState
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 
@@ -33,20 +32,6 @@ def not_blank(text: str) -> str:
 
 
 Plain = AfterValidator(plain)
-
-
-class GenerationState(StrEnum):
-    """queued -> running -> succeeded, or one of the other final states; a running one whose attempt ends is queued."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (GenerationState.SUCCEEDED, GenerationState.FAILED, GenerationState.CANCELLED)
 
 
 class GenerationSpec(Request):
@@ -106,7 +91,7 @@ class GenerationRecord(Record):
     id: str
     model_id: str | None = None
     base_model: str
-    status: GenerationState
+    status: RunState
     status_detail: str
     prompts: int
     done: int

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 
 from booth.contract import limits
 from booth.contract.base import Record, Request
+from booth.contract.drawing import SchedulerName
 from booth.contract.states import FailureReason, JobState
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -21,6 +22,10 @@ OptimizerName = Literal["adamw", "adamw_8bit"]
 Precision = Literal["auto", "fp32", "bf16"]
 Crop = Literal["center", "random", "bucket"]
 ExportDtype = Literal["float16", "bfloat16"]
+Method = Literal["dreambooth", "textual_inversion", "ip_adapter"]
+CheckpointChoice = Literal["last", "fidelity"]
+ClipText = Literal["noun", "identifier", "dropped"]
+PromptSetName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=limits.MAX_TEXT_CHARS)]
 
 
 class MaskRef(Request):
@@ -68,12 +73,79 @@ class CheckedClassImages(Record):
     checked: int
 
 
+class PromptCase(Record):
+    """One prompt of a prompt set: what is drawn, and the text that CLIP-T compares its pictures with.
+
+    `text` has the noun where `prompt` has the subject (the frozen base draws it); `clip_text` is what CLIP-T is told.
+    `label` is the phrase that makes the case, such as "in the jungle". No training photo shows an `is_unseen` one.
+    """
+
+    kind: str
+    prompt: str
+    text: str
+    clip_text: str
+    label: str = ""
+    is_unseen: bool = False
+
+
+class ScoringOptions(Request):
+    """Weights of a run drawn and scored with the paper's metrics. None means: as the base model's recipe says.
+
+    `steps`: whose weights; 0 is the frozen base, -1 the end of the run. For each prompt of the set (or of `prompts`,
+    templates such as "a {0} {1} in the snow") `num_images` are drawn from seed, seed + 1 ...; `num_class_images` of the
+    class for PRES. `phrase` names the subject in prompts (None: "<token> <class noun>"), `noun` the class that PRES and
+    CLIP-T take it for (None: the job's class noun). `unseen` are labels (as "in the snow") that no photo shows.
+    """
+
+    steps: Annotated[
+        list[Annotated[int, Field(ge=-1, le=limits.MAX_STEPS)]], Field(max_length=limits.MAX_SCORE_STEPS)
+    ] = [-1]
+    prompt_set: PromptSetName | None = None
+    prompts: Annotated[list[PromptText], Field(max_length=limits.MAX_SCORE_PROMPTS)] = []
+    num_images: Annotated[int, Field(ge=1, le=32)] = 4
+    num_class_images: Annotated[int, Field(ge=0, le=256)] = 16
+    phrase: PromptText | None = None
+    noun: Words | None = None
+    unseen: Annotated[list[PromptText], Field(max_length=limits.MAX_SCORE_PROMPTS)] = []
+    clip_text: ClipText = "noun"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+    scheduler: SchedulerName = "base"
+    suite: Words | None = None
+
+
+class Scoring(Record):
+    """How a job is scored, every value as resolved. `steps` are in order, each once."""
+
+    steps: list[int]
+    cases: list[PromptCase]
+    class_prompt: str
+    num_images: int
+    num_class_images: int
+    seed: int
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: SchedulerName = "base"
+    suite: str
+    suite_id: str
+
+
 class TrainingOptions(Request):
     """The rarely touched settings of a job. None means: as the base model's recipe says.
 
     The sources below are those of the recipes' own defaults (`Recipe`); a base model may have others.
     """
 
+    text_encoder_learning_rate: Rate | None = None
+    """Of the text encoder, where it is trained. None: as the recipe says."""
+    instance_prompt: PromptText | None = None
+    """What photos without a caption are trained with. None: "a photo of <token> <class noun>", as the paper's."""
+    scoring: ScoringOptions | None = None
+    """Score weights of the run, after it. None: nothing is scored, but where `select_checkpoint` asks for it."""
+    select_checkpoint: CheckpointChoice | None = None
+    """last: the end of the run is published. fidelity: of the scored steps, the best trade-off of subject and prompt
+    fidelity."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """AdamW's. 0.01: diffusers train_dreambooth.py --adam_weight_decay is 1e-2."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -131,7 +203,7 @@ class JobSpec(Request):
     base_model: Words | None = None
     steps: Annotated[int, Field(ge=1, le=limits.MAX_STEPS)] | None = None
     learning_rate: Rate | None = None
-    text_encoder_learning_rate: Rate | None = None
+    method: Method | None = None
     prior_loss_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     num_class_images: Annotated[int, Field(ge=0, le=limits.MAX_CLASS_IMAGES)] | None = None
     class_images: OwnClassImages = []
@@ -191,6 +263,9 @@ class Params(Record):
     sample_interval_steps: int = 0
     sample_prompts: list[str] = []
     more_subjects: list[Subject] = []
+    method: Method = "dreambooth"
+    scoring: Scoring | None = None
+    select_checkpoint: CheckpointChoice = "last"
 
     @property
     def subjects(self) -> list[Subject]:
@@ -265,6 +340,8 @@ class JobRecord(Record):
     error: JobFailure | None = None
     attempt: int = 0
     model_id: str | None = None
+    group_id: str | None = None
+    selected_step: int | None = None
     cancel_requested: bool = False
     created_at: datetime
     started_at: datetime | None = None
@@ -283,7 +360,7 @@ class Event(Record):
 
     seq: int
     at: datetime
-    kind: str  # state | progress | note | warning | samples
+    kind: str  # state | progress | note | warning | samples | scores
     message: str
     status: JobState
     progress: Progress | None = None

@@ -8,7 +8,7 @@ from pydantic import Base64Bytes, Field
 from booth.contract import limits
 from booth.contract.base import Record, Request
 from booth.contract.drawing import Fraction, NegativePrompt, Prompt, PromptEdit, SchedulerName
-from booth.contract.jobs import Crop, ExportDtype, LrSchedule, OptimizerName, Precision
+from booth.contract.jobs import CheckpointChoice, Crop, ExportDtype, LrSchedule, OptimizerName, Precision
 from booth.contract.problems import Problem
 
 ClassScheduler = Literal["base", "ddim", "dpmsolver++"]
@@ -165,8 +165,10 @@ class BaseModelPage(Record):
 class Recipe(Record):
     """The default dials of a base model, with their source. No such number stands in code.
 
-    The `class_` ones are the operator's alone: how class images are drawn. Another value of any is another set.
-    `class_scheduler` "base" is the base model's own; `class_block_size` pictures are drawn at a time by one actor.
+    `encoders` names the suite that models are scored with, `prompt_set` the prompts, `score_num_inference_steps` how
+    many steps a scored picture takes (0: as any other). The `class_` ones are the operator's alone: how class images
+    are drawn. Another value of any is another set. `class_scheduler` "base" is the base model's own;
+    `class_block_size` pictures are drawn at a time by one actor.
     """
 
     source: str
@@ -204,3 +206,7 @@ class Recipe(Record):
     class_threads_per_actor: int = 1
     class_seed: int = 0
     rare_tokens: list[str] = []
+    select_checkpoint: CheckpointChoice = "last"
+    encoders: str = "paper"
+    prompt_set: str = "objects"
+    score_num_inference_steps: int = 0

@@ -1,4 +1,4 @@
-"""Job states, and why a job failed: one enum that decides status, retry and wording for scheduler, API and CLI."""
+"""States of jobs and of runs, and why one failed: one enum that decides status, retry and wording everywhere."""
 
 from enum import StrEnum
 
@@ -19,6 +19,20 @@ class JobState(StrEnum):
     @property
     def is_final(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
+
+
+class RunState(StrEnum):
+    """queued -> running -> succeeded, or one of the other final states; a running one whose attempt ends is queued."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
 
 
 class Desired(StrEnum):

@@ -14,7 +14,7 @@ from booth.contract.generations import (
     GenerationSpec,
 )
 from booth.contract.problems import field_problems
-from booth_service.control import generation_lifecycle, generations
+from booth_service.control import generations, run_lifecycle
 from booth_service.control.api import After, IdempotencyKey, Limit, newest_first, next_after
 from booth_service.control.auth import Caller, Here
 from booth_service.control.generations import Target
@@ -65,7 +65,7 @@ def list_generations(tenant: Caller, plane: Here, limit: Limit = 50, after: Afte
 def get_generation(generation_id: str, tenant: Caller, plane: Here) -> GenerationRecord:
     """One generation."""
     with plane.database.read() as session:
-        return generations.record_of(session, generation_lifecycle.owned(session, tenant, generation_id))
+        return generations.record_of(session, run_lifecycle.owned(session, Generation, tenant, generation_id))
 
 
 @router.get("/generations/{generation_id}/pictures")
@@ -79,7 +79,7 @@ def get_pictures(
     """The finished ones of the `limit` pictures that follow number `after`; before the end there may be none of them
     yet."""
     with plane.database.read() as session:
-        generation = generation_lifecycle.owned(session, tenant, generation_id)
+        generation = run_lifecycle.owned(session, Generation, tenant, generation_id)
     return generations.picture_page(plane, generation, after, limit)
 
 
@@ -87,7 +87,7 @@ def get_pictures(
 def cancel_generation(generation_id: str, tenant: Caller, plane: Here) -> GenerationRecord:
     """The generation, cancelled or about to be; what was drawn until then stays."""
     with plane.database.write() as session:
-        generation = generation_lifecycle.request_cancel(session, tenant, generation_id, plane.now())
+        generation = run_lifecycle.request_cancel(session, Generation, tenant, generation_id, plane.now())
         return generations.record_of(session, generation)
 
 
@@ -95,7 +95,7 @@ def cancel_generation(generation_id: str, tenant: Caller, plane: Here) -> Genera
 def delete_generation(generation_id: str, tenant: Caller, plane: Here) -> None:
     """The generation is gone for its user; what runs of it ends, and its pictures follow within a minute."""
     with plane.database.write() as session:
-        generation_lifecycle.delete(session, tenant, generation_id, plane.now())
+        run_lifecycle.delete(session, Generation, tenant, generation_id, plane.now())
 
 
 def _submit(

@@ -14,16 +14,16 @@ from booth.contract.generations import (
     GenerationRecord,
     GenerationSettings,
     GenerationSpec,
-    GenerationState,
 )
 from booth.contract.models import GenerateRequest
 from booth.contract.serving import DrawRequest, ModelRef
+from booth.contract.states import RunState
 from booth_service.control import base_models, pictures, serving
 from booth_service.control.admission import other_request
-from booth_service.control.generation_policy import block_size
 from booth_service.control.plane import Plane
 from booth_service.control.problems import conflict
-from booth_service.control.records import BaseModel, Generation, GenerationAttempt, Model, new_id
+from booth_service.control.records import BaseModel, Generation, Model, RunAttempt, new_id
+from booth_service.control.run_policy import block_size
 from booth_service.control.views import generation_record
 from booth_service.errors import DamagedObject
 from booth_service.storage import keys
@@ -88,7 +88,7 @@ def picture_page(plane: Plane, generation: Generation, after: int, limit: int) -
     return GenerationPicturePage(pictures=linked, next_after=stop - 1 if stop < generation.total else None)
 
 
-def brief(plane: Plane, session: Session, generation: Generation, attempt: GenerationAttempt) -> GenerationBrief:
+def brief(plane: Plane, session: Session, generation: Generation, attempt: RunAttempt) -> GenerationBrief:
     """All that the attempt's driver needs to know. Its model is there."""
     settings = GenerationSettings.model_validate(generation.settings)
     shared = settings.model_dump(exclude={"seed", "num_images", "negative_prompt"})
@@ -143,7 +143,7 @@ def _row(plane: Plane, tenant_id: str, target: Target, spec: GenerationSpec) -> 
         is_stored=False,
         settings=settings.model_dump(),
         block_size=block_size(plane.settings, one.width, one.height),
-        state=GenerationState.QUEUED,
+        state=RunState.QUEUED,
         status_detail="Waiting to be started.",
         total=spec.total,
         created_at=plane.now(),

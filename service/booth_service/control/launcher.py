@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20
 LOOK_TIMEOUT_S = 2
-DRIVER, BULK_DRIVER = "booth_service.driver", "booth_service.bulk"
+DRIVER = "booth_service.driver"
 
 
 class ClusterAway(Exception):

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from booth.contract.jobs import WAITING_PHASE
 from booth.contract.states import Desired, FailureReason
-from booth_service.control.records import Attempt, AttemptState, Generation, GenerationAttempt, Job
+from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.settings import Settings
 
 FIRST_RETRY_DELAY_S = 5.0
@@ -99,8 +99,8 @@ class Cancel:
 
 
 Decision = Wait | Say | Launch | Stop | End | Close
-Waiting = Job | Generation
-AnyAttempt = Attempt | GenerationAttempt
+Waiting = Job | Run
+AnyAttempt = Attempt | RunAttempt
 
 
 def decide(

@@ -15,15 +15,15 @@ from sqlalchemy.orm import Session
 from booth.contract.states import Desired, JobState
 from booth_service.control import (
     attempt_logs,
-    generation_lifecycle,
-    generation_rounds,
     lifecycle,
     policy,
+    run_lifecycle,
+    run_rounds,
     shared_device,
 )
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
-from booth_service.control.records import Attempt, AttemptState, Generation, GenerationAttempt, Job
+from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.control.sweep import clear_unpublished, sweep
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,9 @@ class Reconciler:
         """Every attempt that is not closed and every waiting job was looked at once, of generations too."""
         for job, attempt in self._open_attempts():
             self._guarded(self._reconcile, job, attempt)
-        for generation, drawing in generation_rounds.open_attempts(self.plane):
-            self._guarded(generation_rounds.reconcile, self.plane, generation, drawing, self.watching_since)
-        self._guarded(generation_rounds.fail_orphans, self.plane)
+        for generation, drawing in run_rounds.open_attempts(self.plane):
+            self._guarded(run_rounds.reconcile, self.plane, generation, drawing, self.watching_since)
+        self._guarded(run_rounds.fail_orphans, self.plane)
         self._guarded(self._advance_queue)
 
     def _run(self) -> None:
@@ -126,18 +126,18 @@ class Reconciler:
         with self.plane.database.read() as session:
             running = sum(
                 session.scalar(select(func.count()).where(kind.state != AttemptState.CLOSED)) or 0
-                for kind in (Attempt, GenerationAttempt)
+                for kind in (Attempt, RunAttempt)
             )
-            waiting: list[policy.Waiting] = [*_waiting(session), *generation_lifecycle.waiting(session)]
+            waiting: list[policy.Waiting] = [*_waiting(session), *run_lifecycle.waiting(session)]
             waiting.sort(key=lambda each: each.created_at)
         hold = shared_device.share(self.plane, [each.id for each in waiting], running)
         for job, decision in policy.decide_queue(waiting, running, self.plane.settings, now, hold):
             match decision:
-                case policy.Claim() if isinstance(job, Generation):
-                    generation_rounds.start(self.plane, job, now)
-                case policy.Say(status_detail) if isinstance(job, Generation):
+                case policy.Claim() if isinstance(job, Run):
+                    run_rounds.start(self.plane, job, now)
+                case policy.Say(status_detail) if isinstance(job, Run):
                     with self.plane.database.write() as session:
-                        generation_lifecycle.say(session, job.id, status_detail)
+                        run_lifecycle.say(session, job.id, status_detail)
                 case policy.Claim():
                     with self.plane.database.write() as session:
                         attempt = lifecycle.claim(session, job.id, now)
@@ -151,5 +151,6 @@ class Reconciler:
 def _waiting(session: Session) -> list[Job]:
     """Queued jobs of which no attempt is open, oldest first."""
     has_open = exists().where(Attempt.job_id == Job.id, Attempt.state != AttemptState.CLOSED)
-    query = select(Job).where(Job.state == JobState.QUEUED, Job.desired == Desired.RUN, ~has_open)
+    alone = Job.group_id.is_(None)  # a group's Ray job claims its cells itself
+    query = select(Job).where(Job.state == JobState.QUEUED, Job.desired == Desired.RUN, alone, ~has_open)
     return list(session.scalars(query.order_by(Job.id)))

@@ -1,8 +1,8 @@
 """The tables. SQL is the only truth: what is not here did not happen.
 
-tenants 1-n api_keys, uploads, idempotency, jobs, models, generations
-jobs    1-n attempts, events, samples, class_set_leases; 1-1 models
-generations 1-n generation_attempts (their model may be gone: its id is no foreign key)
+tenants 1-n api_keys, uploads, idempotency, jobs, models, runs
+jobs    1-n attempts, events, samples, scores, class_set_leases; 1-1 models
+runs    1-n run_attempts; a group 1-n jobs
 base_models 1-n jobs (a replaced base model keeps its row, so that its models keep their base)
 """
 
@@ -10,7 +10,7 @@ import os
 import time
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -28,8 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from booth.contract.generations import GenerationState
-from booth.contract.states import Desired, FailureReason, JobState
+from booth.contract.bulk import DRAWING_PHASE
+from booth.contract.groups import CELLS_PHASE
+from booth.contract.states import Desired, FailureReason, JobState, RunState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -163,7 +164,11 @@ class Idempotency(Table):
 
 
 class Job(Table):
-    """`fence` only grows: whoever holds an older one has no say. `last_event` is the highest event number."""
+    """`fence` only grows: whoever holds an older one has no say. `last_event` is the highest event number.
+
+    A job with a `group_id` is a cell of that group: it has no Ray job of its own, the group's claims and runs it.
+    `cell` are its labels there (contract.groups.CellLabels).
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_tenant_id_id", "tenant_id", "id"),)
@@ -187,6 +192,8 @@ class Job(Table):
     checkpoint_key: Mapped[str | None]
     error: Mapped[dict[str, Any] | None]
     model_id: Mapped[str | None]
+    group_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
+    cell: Mapped[dict[str, Any] | None]
     not_before: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -243,6 +250,44 @@ class Sample(Table):
     seeds: Mapped[list[Any]]
 
 
+class StepScore(Table):
+    """What the weights of one step came to, as the newest attempt that scored them found. `score` is a Score record
+    without its pictures; those lie in the object store, in the record at `key`."""
+
+    __tablename__ = "scores"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    score: Mapped[dict[str, Any]]
+    key: Mapped[str]
+    sha256: Mapped[str]
+
+
+class EncoderSuite(Table):
+    """The encoders that scores are measured with, by name: `files` are StoredFile records of a suite folder, `spec`
+    what its encoders.json says. At most one row of a name is current (`replaced_at` is null)."""
+
+    __tablename__ = "encoder_suites"
+    __table_args__ = (
+        Index(
+            "ix_encoder_suites_current",
+            "name",
+            unique=True,
+            sqlite_where=text("replaced_at IS NULL"),
+            postgresql_where=text("replaced_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    source: Mapped[str]
+    created_at: Mapped[datetime]
+    replaced_at: Mapped[datetime | None]
+
+
 class ClassSetLease(Table):
     """Who makes a class-image set, by its tenant (or "shared") and address. Void once the attempt is over."""
 
@@ -285,31 +330,35 @@ class Model(Table):
     deleted_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
-class Generation(Table):
-    """Many pictures of a model, or (`model_id` is null) of a base model alone. Deleted: as a model is.
+class Run(Table):
+    """Work on the cluster beside jobs: a generation, an evaluation or a group of jobs, told apart by `kind`. All live
+    and end alike (`run_lifecycle`). Deleted: as a model is.
 
-    It does not run before `is_stored`: its prompts lie in the object store. `settings` are GenerationSettings; `done`
-    of `total` pictures are stored, in blocks of `block_size`.
+    It does not run before `is_stored`: what it works on lies in the object store. `done` of `total` pictures or cells
+    are there; `settings` is a record of its kind. `manifest_key` names what it came to. `model_id` is no foreign key:
+    the model may be gone.
     """
 
-    __tablename__ = "generations"
+    __tablename__ = "runs"
     __table_args__ = (
         UniqueConstraint("tenant_id", "idempotency_key"),
-        Index("ix_generations_tenant_id_id", "tenant_id", "id"),
+        Index("ix_runs_tenant_id_id", "tenant_id", "id"),
     )
+    __mapper_args__ = {"polymorphic_on": "kind"}
+    program: ClassVar[str]
+    counts: ClassVar[str]
+    counting_phase: ClassVar[str]
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     model_id: Mapped[str | None] = mapped_column(index=True)
     base_model_id: Mapped[str] = mapped_column(ForeignKey("base_models.id"))
     idempotency_key: Mapped[str]
     request_sha256: Mapped[str]
-    prompts_sha256: Mapped[str]
-    prompts: Mapped[int]
     is_stored: Mapped[bool] = mapped_column(default=False)
     settings: Mapped[dict[str, Any]]
-    block_size: Mapped[int]
-    state: Mapped[GenerationState] = mapped_column(_words(GenerationState), index=True)
+    state: Mapped[RunState] = mapped_column(_words(RunState), index=True)
     status_detail: Mapped[str]
     desired: Mapped[Desired] = mapped_column(_words(Desired), default=Desired.RUN)
     attempt: Mapped[int] = mapped_column(default=0)
@@ -328,15 +377,44 @@ class Generation(Table):
     deleted_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
-class GenerationAttempt(Table):
-    """One Ray job of a generation, as `Attempt` is one of a job.
+class Generation(Run):
+    """Many pictures of a model, or (`model_id` is null) of a base model alone, in blocks of `block_size`.
 
-    `phase` and `step` are what it said last; `from_step` pictures stood when it began, and more did from `first_at` on.
+    `settings` are GenerationSettings; its prompts lie in the object store.
     """
 
-    __tablename__ = "generation_attempts"
+    __mapper_args__ = {"polymorphic_identity": "generation"}
+    program, counts, counting_phase = "booth_service.bulk", "pictures", DRAWING_PHASE
 
-    generation_id: Mapped[str] = mapped_column(ForeignKey("generations.id"), primary_key=True)
+    prompts_sha256: Mapped[str] = mapped_column(nullable=True)
+    prompts: Mapped[int] = mapped_column(nullable=True)
+    block_size: Mapped[int] = mapped_column(nullable=True)
+
+
+class Evaluation(Run):
+    """A model scored beside its baselines: `settings` are EvaluationSettings, the manifest is its report as JSON."""
+
+    __mapper_args__ = {"polymorphic_identity": "evaluation"}
+    program, counts, counting_phase = "booth_service.evaluate", "pictures", DRAWING_PHASE
+
+
+class Group(Run):
+    """A sweep or benchmark: jobs that name it (`Job.group_id`) and are its cells. `settings` are GroupSettings."""
+
+    __mapper_args__ = {"polymorphic_identity": "group"}
+    program, counts, counting_phase = "booth_service.cells", "cells", CELLS_PHASE
+
+
+class RunAttempt(Table):
+    """One Ray job of a run, as `Attempt` is one of a job.
+
+    `phase` and `step` are what it said last; `from_step` of its pictures or cells stood when it began, and more did
+    from `first_at` on.
+    """
+
+    __tablename__ = "run_attempts"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
     n: Mapped[int] = mapped_column(primary_key=True)
     fence: Mapped[int]
     ray_submission_id: Mapped[str]

@@ -13,14 +13,13 @@ from booth.contract.problems import FieldProblem
 _DIALS = [
     "steps",
     "learning_rate",
-    "text_encoder_learning_rate",
     "prior_loss_weight",
     "num_class_images",
     "train_text_encoder",
     "resolution",
     "train_batch_size",
 ]
-_OPTIONS = list(TrainingOptions.model_fields)
+_OPTIONS = [name for name in TrainingOptions.model_fields if name not in ("instance_prompt", "scoring")]
 _SAMPLE_PLACES = ["", " on the beach"]
 
 
@@ -31,6 +30,8 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
     """
     asked: list[JobSpec | SubjectSpec] = [spec, *spec.more_subjects]
     subjects = [_subject(token, subject) for token, subject in zip(tokens, asked, strict=True)]
+    if spec.options.instance_prompt is not None:
+        subjects[0] = subjects[0].model_copy(update={"instance_prompt": spec.options.instance_prompt})
     values: dict[str, Any] = {dial: _first(getattr(spec, dial), getattr(recipe, dial)) for dial in _DIALS}
     values |= {option: _first(getattr(spec.options, option), getattr(recipe, option)) for option in _OPTIONS}
     if spec.class_images:
@@ -45,6 +46,7 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
         **subjects[0].model_dump(),
         more_subjects=subjects[1:],
         seed=_first(spec.seed, secrets.randbelow(2**31)),
+        method=spec.method or "dreambooth",
         **values,
     )
 
@@ -116,6 +118,7 @@ def _texts(spec: JobSpec) -> Iterator[tuple[str, str | None]]:
         yield from [(f"{place}.class_noun", further.class_noun), (f"{place}.token", further.token)]
         yield f"{place}.class_prompt", further.class_prompt
         yield from ((f"{place}.images.{n}.caption", photo.caption) for n, photo in enumerate(further.images))
+    yield "options.instance_prompt", spec.options.instance_prompt
     prompts = spec.options.sample_prompts or []
     yield from ((f"options.sample_prompts.{n}", prompt) for n, prompt in enumerate(prompts))
 

@@ -5,10 +5,10 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from booth_service.control import generation_lifecycle, lifecycle, serve_app, sharing, warm
+from booth_service.control import lifecycle, run_lifecycle, serve_app, sharing, warm
 from booth_service.control.launcher import ClusterAway
 from booth_service.control.plane import Plane
-from booth_service.control.records import Generation, Job, Model, Serving, ServingState
+from booth_service.control.records import Job, Model, Run, Serving, ServingState
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 def share(plane: Plane, waiting: list[str], running: int) -> str:
     """The device's next state is on its way. Returns why no waiting job may start now; "" where they may.
 
-    `waiting` are the ids of queued jobs and generations, oldest first, `running` counts the attempts that are not
+    `waiting` are the ids of queued jobs and runs, oldest first, `running` counts the attempts that are not
     closed.
     """
     row = _row(plane)
@@ -63,8 +63,8 @@ def _warn(plane: Plane, work_id: str | None, say: str) -> None:
     with plane.database.write() as session:
         if work_id is not None and session.get(Job, work_id) is not None:
             lifecycle.say(session, work_id, plane.now(), say)
-        elif work_id is not None and session.get(Generation, work_id) is not None:
-            generation_lifecycle.say(session, work_id, say)
+        elif work_id is not None and session.get(Run, work_id) is not None:
+            run_lifecycle.say(session, work_id, say)
 
 
 def _row(plane: Plane) -> Serving:

@@ -17,9 +17,9 @@ from booth_service.control.problems import ProblemError
 from booth_service.control.records import (
     Attempt,
     AttemptState,
-    Generation,
-    GenerationAttempt,
     Job,
+    Run,
+    RunAttempt,
     Serving,
     ServingState,
 )
@@ -150,10 +150,10 @@ def require_serving(session: Session, tenant_id: str) -> None:
     raise paused(_in_the_way(session, serving.job_id), tenant_id)
 
 
-def paused(work: Job | Generation | None, tenant_id: str) -> ProblemError:
-    """503: inference has made room. Only the owner of the job or generation learns which one it is for; None is one
+def paused(work: Job | Run | None, tenant_id: str) -> ProblemError:
+    """503: inference has made room. Only the owner of the job or run learns which one it is for; None is one
     that cannot be told any more."""
-    kind = "generation" if isinstance(work, Generation) else "job"
+    kind = work.kind if isinstance(work, Run) else "job"
     whose = f"your {kind} {work.id}" if work is not None and work.tenant_id == tenant_id else "another job"
     eta_s, what = _rest(work) if work is not None else (None, "")
     left = f"{what} takes about {_duration(eta_s)} more" if eta_s else ""
@@ -163,26 +163,22 @@ def paused(work: Job | Generation | None, tenant_id: str) -> ProblemError:
     return ProblemError("paused", "Inference is paused while a job runs.", detail, remedy, retry_after_s)
 
 
-def _rest(work: Job | Generation) -> tuple[float | None, str]:
+def _rest(work: Job | Run) -> tuple[float | None, str]:
     """About how many seconds are left, where that is known, and of what."""
-    if isinstance(work, Generation):
+    if isinstance(work, Run):
         return work.eta_s, "it"
     progress = Progress.model_validate(work.progress)
     return progress.eta_s, f"its phase {progress.phase!r}"
 
 
-def _in_the_way(session: Session, work_id: str) -> Job | Generation | None:
+def _in_the_way(session: Session, work_id: str) -> Job | Run | None:
     """What runs; before it does, what inference makes room for."""
     of_jobs = select(Job).join(Attempt, Attempt.job_id == Job.id).where(Attempt.state != AttemptState.CLOSED)
-    of_generations = (
-        select(Generation)
-        .join(GenerationAttempt, GenerationAttempt.generation_id == Generation.id)
-        .where(GenerationAttempt.state != AttemptState.CLOSED)
-    )
-    work: Job | Generation | None = session.scalars(of_jobs.order_by(Job.id).limit(1)).first()
-    work = work or session.scalars(of_generations.order_by(Generation.id).limit(1)).first()
+    of_runs = select(Run).join(RunAttempt, RunAttempt.run_id == Run.id).where(RunAttempt.state != AttemptState.CLOSED)
+    work: Job | Run | None = session.scalars(of_jobs.order_by(Job.id).limit(1)).first()
+    work = work or session.scalars(of_runs.order_by(Run.id).limit(1)).first()
     if work is None:
-        work = session.get(Job, work_id) or session.get(Generation, work_id)
+        work = session.get(Job, work_id) or session.get(Run, work_id)
     return work if work is not None and not work.state.is_final else None
 
 

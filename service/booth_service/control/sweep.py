@@ -1,6 +1,6 @@
-"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models and of
-generations past their time, weights that were being uploaded when their attempt ended, and pictures that links were
-given for."""
+"""What must not stay: photos that no job took, idempotency records past their time, objects of deleted models and
+runs, and of generations past their time, weights that were being uploaded when their attempt ended, and pictures that
+links were given for."""
 
 from datetime import timedelta
 
@@ -12,12 +12,13 @@ from booth_service.control.plane import Plane
 from booth_service.control.records import (
     Attempt,
     AttemptState,
-    Generation,
-    GenerationAttempt,
     Idempotency,
     Job,
     Model,
+    Run,
+    RunAttempt,
     Sample,
+    StepScore,
     Upload,
 )
 from booth_service.storage import keys
@@ -32,7 +33,7 @@ def sweep(plane: Plane) -> None:
     with plane.database.write() as session:
         session.execute(delete(Idempotency).where(Idempotency.created_at < plane.now() - IDEMPOTENCY_LIFE))
     purge_models(plane)
-    purge_generations(plane)
+    purge_runs(plane)
     abort_weights(plane)
     sweep_pictures(plane)
 
@@ -62,7 +63,7 @@ def _unused(session: Session, upload: Upload) -> list[str]:
 
 
 def purge_models(plane: Plane) -> None:
-    """Deleted models have no object left: weights, manifest, checkpoints and samples of their job. Logs stay.
+    """Deleted models have no object left: weights, manifest, checkpoints, samples and scores of their job. Logs stay.
 
     Their rows go last.
     """
@@ -71,6 +72,7 @@ def purge_models(plane: Plane) -> None:
     for model in due:
         with plane.database.write() as session:  # first, so that no strip is shown whose pictures are gone
             session.execute(delete(Sample).where(Sample.job_id == model.job_id))
+            session.execute(delete(StepScore).where(StepScore.job_id == model.job_id))
         attempts = keys.attempt(model.tenant_id, model.job_id, 0).removesuffix("0")
         doomed = [key for key in plane.store.keys(attempts) if not key.endswith("/driver.log")]
         plane.store.delete(*doomed)
@@ -78,27 +80,25 @@ def purge_models(plane: Plane) -> None:
             session.execute(delete(Model).where(Model.id == model.id))
 
 
-def purge_generations(plane: Plane) -> None:
-    """Generations that were deleted, whose life is over, or whose submission broke off have no object left.
+def purge_runs(plane: Plane) -> None:
+    """Runs that were deleted, whose life is over (generations), or whose submission broke off have no object left.
 
-    Their rows go last; one of which something still runs waits.
+    Their rows go last; one of which something still runs waits. A group's jobs and models stay.
     """
     now = plane.now()
-    never_stored = ~Generation.is_stored & (Generation.created_at < now - UNSTORED_LIFE)
-    expired = Generation.finished_at < now - timedelta(seconds=plane.settings.generation_life_s)
-    is_open = exists().where(
-        GenerationAttempt.generation_id == Generation.id, GenerationAttempt.state != AttemptState.CLOSED
-    )
+    never_stored = ~Run.is_stored & (Run.created_at < now - UNSTORED_LIFE)
+    is_over = Run.finished_at < now - timedelta(seconds=plane.settings.generation_life_s)
+    expired = is_over & (Run.kind == "generation")
+    is_open = exists().where(RunAttempt.run_id == Run.id, RunAttempt.state != AttemptState.CLOSED)
     with plane.database.write() as session:  # first, so that no picture is shown that is gone
-        session.execute(
-            update(Generation).where(expired | never_stored, Generation.deleted_at.is_(None)).values(deleted_at=now)
-        )
-        due = list(session.scalars(select(Generation).where(Generation.deleted_at.is_not(None), ~is_open)))
-    for generation in due:
-        plane.store.delete(*plane.store.keys(f"{keys.generation(generation.tenant_id, generation.id)}/"))
+        session.execute(update(Run).where(expired | never_stored, Run.deleted_at.is_(None)).values(deleted_at=now))
+        due = list(session.scalars(select(Run).where(Run.deleted_at.is_not(None), ~is_open)))
+    for run in due:
+        plane.store.delete(*plane.store.keys(f"{keys.run(run.kind, run.tenant_id, run.id)}/"))
         with plane.database.write() as session:
-            session.execute(delete(GenerationAttempt).where(GenerationAttempt.generation_id == generation.id))
-            session.execute(delete(Generation).where(Generation.id == generation.id))
+            session.execute(update(Job).where(Job.group_id == run.id).values(group_id=None))
+            session.execute(delete(RunAttempt).where(RunAttempt.run_id == run.id))
+            session.execute(delete(Run).where(Run.id == run.id))
 
 
 def clear_unpublished(plane: Plane, job: Job, attempt: Attempt) -> None:

@@ -121,7 +121,7 @@ def _of_resolution(params: Params, recipe: Recipe) -> Iterable[str]:
 
 def _of_unused_dials(spec: JobSpec, params: Params) -> Iterable[str]:
     if not params.train_text_encoder:
-        if spec.text_encoder_learning_rate is not None:
+        if spec.options.text_encoder_learning_rate is not None:
             yield "text_encoder_learning_rate has no effect while train_text_encoder is false"
         if spec.options.text_encoder_stop_step is not None:
             yield "text_encoder_stop_step has no effect while train_text_encoder is false"

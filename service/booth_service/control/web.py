@@ -18,10 +18,10 @@ from booth_service.control import (
     api,
     attempt_api,
     generation_api,
-    generation_attempt_api,
     openai_api,
     openai_errors,
     picture_api,
+    run_attempt_api,
     serving_api,
 )
 from booth_service.control.middleware import RequestEnvelope
@@ -42,7 +42,7 @@ def build(lifespan: Lifespan) -> FastAPI:
     app.include_router(openai_api.router)
     app.include_router(generation_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
-    app.include_router(generation_attempt_api.router, include_in_schema=False)
+    app.include_router(run_attempt_api.router, include_in_schema=False)
     app.include_router(serving_api.router, include_in_schema=False)
     app.add_middleware(RequestEnvelope)
     app.add_exception_handler(ProblemError, _problem)

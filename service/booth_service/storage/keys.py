@@ -84,14 +84,29 @@ def sample_file(tenant_id: str, job_id: str, number: int, step: int, name: str) 
     return f"{attempt(tenant_id, job_id, number)}/{sample_path(step, name)}"
 
 
+def score_file(tenant_id: str, job_id: str, number: int, step: int, name: str) -> str:
+    """A scored picture, or the record of the whole score, of the weights after `step` optimizer steps."""
+    return f"{attempt(tenant_id, job_id, number)}/scores/{step:08d}/{name}"
+
+
 def sample_path(step: int, name: str) -> str:
     """A sample picture's place below its attempt's prefix."""
     return f"samples/{step:08d}/{name}"
 
 
+def run(kind: str, tenant_id: str, run_id: str) -> str:
+    """The prefix of all that a run (a generation, an evaluation, a group) stores."""
+    return f"tenants/{tenant_id}/{kind}s/{run_id}"
+
+
+def run_log(run: str, attempt: int) -> str:
+    """What an attempt's driver printed, kept when it has ended."""
+    return f"{run}/a{attempt}.log"
+
+
 def generation(tenant_id: str, generation_id: str) -> str:
     """The prefix of all that a generation stores."""
-    return f"tenants/{tenant_id}/generations/{generation_id}"
+    return run("generation", tenant_id, generation_id)
 
 
 def generation_prompts(generation: str) -> str:
@@ -112,11 +127,6 @@ def generation_block(generation: str, first: int) -> str:
 def generation_manifest(generation: str, attempt: int) -> str:
     """All its pictures, complete; of each attempt that came so far, one."""
     return f"{generation}/manifest-a{attempt}.json"
-
-
-def generation_log(generation: str, attempt: int) -> str:
-    """What an attempt's driver printed, kept when it has ended."""
-    return f"{generation}/a{attempt}.log"
 
 
 def base_file(sha256: str) -> str:

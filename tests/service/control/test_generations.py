@@ -11,11 +11,10 @@ from control_plane import RECIPE, Clock, Cluster, Driver, User, both_databases, 
 
 from booth.contract import limits
 from booth.contract.bulk import DrawnBlock, DrawnPicture, GenerationBrief, GenerationManifest, Prompts
-from booth_service.control.launcher import BULK_DRIVER
 from booth_service.control.plane import Plane
 from booth_service.control.policy import RayStatus
 from booth_service.control.reconciler import Reconciler
-from booth_service.control.records import Generation, GenerationAttempt, Model
+from booth_service.control.records import Generation, Model, RunAttempt
 from booth_service.control.sweep import sweep
 from booth_service.settings import attempt_token
 from booth_service.storage import keys
@@ -48,7 +47,7 @@ class Bulk:
 
     def call(self, method: str, path: str = "", **body) -> httpx2.Response:
         token = attempt_token(self.plane.settings.stack_secret, self.id, self.number)
-        url = f"/internal/generations/{self.id}/{self.number}{path}"
+        url = f"/internal/runs/{self.id}/{self.number}{path}"
         headers = {"Authorization": f"Bearer {token}"}
         return self.user.http.request(
             method, url, json={"fence": self.number, **body} if body else None, headers=headers
@@ -91,7 +90,7 @@ class Bulk:
         body = manifest.model_dump_json().encode()
         key = keys.generation_manifest(keys.generation(self.user.tenant_id, self.id), self.number)
         self.plane.store.put(key, body)
-        return self.call("POST", "/drawn", manifest_key=key, manifest_sha256=hashlib.sha256(body).hexdigest())
+        return self.call("POST", "/done", manifest_key=key, manifest_sha256=hashlib.sha256(body).hexdigest())
 
 
 def running(plane: Plane, user: User, target: str = "base-models/tiny", **spec) -> Bulk:
@@ -124,7 +123,7 @@ def model(plane, user, cluster) -> str:
 @both_databases
 def test_the_whole_life_of_a_generation(plane, user, cluster, model):
     bulk = running(plane, user, f"models/{model}", negative_prompt="a cat")
-    assert cluster.programs[bulk.ray_job] == BULK_DRIVER
+    assert cluster.programs[bulk.ray_job] == Generation.program
     brief = bulk.brief()
     assert (brief.total, brief.num_images, brief.seed, brief.block_size) == (6, 2, 5, 4)
     assert (brief.negative_prompt, brief.request.draws) == ("a cat", [])
@@ -383,7 +382,7 @@ def test_a_deleted_generation_leaves_nothing_once_its_ray_job_is_gone(plane, use
     assert list(plane.store.keys(prefix)) == []
     with plane.database.read() as session:
         assert session.get(Generation, bulk.id) is None
-        assert session.get(GenerationAttempt, (bulk.id, 1)) is None
+        assert session.get(RunAttempt, (bulk.id, 1)) is None
 
 
 def test_finished_generations_live_for_a_month(plane, user, clock):
@@ -427,5 +426,5 @@ def test_a_driver_needs_its_own_attempts_token(plane, user):
     bulk, job = running(plane, user), started(plane, user)
     stranger = Driver(plane, user.http, job.job_id)
     token = attempt_token(plane.settings.stack_secret, stranger.job_id, 1)
-    url = f"/internal/generations/{bulk.id}/1"
+    url = f"/internal/runs/{bulk.id}/1"
     assert user.http.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 401

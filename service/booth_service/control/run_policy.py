@@ -1,11 +1,11 @@
-"""What to do next with a generation: pure decisions, as `policy` makes them for jobs, and the size of its blocks."""
+"""What to do next with a run: pure decisions, as `policy` makes them for jobs, and the size of generations' blocks."""
 
 from datetime import datetime
 
 from booth.contract.states import FailureReason
 from booth_service.control import policy
 from booth_service.control.policy import Decision, End, Launch, RayStatus, Say, Stop, Wait
-from booth_service.control.records import AttemptState, Generation, GenerationAttempt
+from booth_service.control.records import AttemptState, Run, RunAttempt
 from booth_service.settings import Settings
 
 
@@ -15,8 +15,8 @@ def block_size(settings: Settings, width: int, height: int) -> int:
 
 
 def decide(
-    generation: Generation,
-    attempt: GenerationAttempt,
+    run: Run,
+    attempt: RunAttempt,
     ray: RayStatus,
     settings: Settings,
     now: datetime,
@@ -25,7 +25,7 @@ def decide(
     is_model_gone: bool,
 ) -> Decision:
     """What to do with an attempt that is not closed. Silence counts from `watching_since` at the earliest."""
-    decided = policy.unless_it_works(generation.desired, attempt, ray, now)
+    decided = policy.unless_it_works(run.desired, attempt, ray, now)
     if is_model_gone and attempt.state is AttemptState.ACTIVE:
         if isinstance(decided, Launch):
             return End(FailureReason.MODEL_DELETED)
@@ -34,7 +34,7 @@ def decide(
     return decided or _running(attempt, settings, now, watching_since)
 
 
-def _running(attempt: GenerationAttempt, settings: Settings, now: datetime, watching_since: datetime) -> Decision:
+def _running(attempt: RunAttempt, settings: Settings, now: datetime, watching_since: datetime) -> Decision:
     def silent_s(since: datetime | None) -> float:
         return (now - max(since or attempt.created_at, watching_since)).total_seconds()
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from booth.contract.states import Desired, FailureReason
-from booth_service.control import generation_policy
+from booth_service.control import run_policy
 from booth_service.control.policy import Close, End, Launch, RayStatus, Say, Stop, Wait
-from booth_service.control.records import AttemptState, Generation, GenerationAttempt
+from booth_service.control.records import AttemptState, Generation, RunAttempt
 from booth_service.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,8 +20,8 @@ def ago(seconds: float) -> datetime:
 
 def decide(ray=RayStatus.RUNNING, desired=Desired.RUN, gone=False, watching_since=ago(90_000), **attempt):
     row = {"state": AttemptState.ACTIVE, "n": 1, "created_at": ago(900), "submitted_at": ago(900)} | attempt
-    return generation_policy.decide(
-        Generation(desired=desired), GenerationAttempt(**row), ray, SETTINGS, NOW, watching_since, is_model_gone=gone
+    return run_policy.decide(
+        Generation(desired=desired), RunAttempt(**row), ray, SETTINGS, NOW, watching_since, is_model_gone=gone
     )
 
 
@@ -61,6 +61,6 @@ def test_situations(situation, decision):
 )
 def test_a_block_is_the_largest_batch_of_such_pictures(width, height, size):
     settings = Settings(serving_batch_size=4, serving_batch_pixels=4 * 2**20)
-    assert generation_policy.block_size(settings, width, height) == size
+    assert run_policy.block_size(settings, width, height) == size
     small = Settings(serving_batch_size=4, serving_batch_pixels=64 * 64)
-    assert generation_policy.block_size(small, 512, 512) == 1
+    assert run_policy.block_size(small, 512, 512) == 1

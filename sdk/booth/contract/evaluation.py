@@ -1,0 +1,159 @@
+"""Evaluations of published models on the wire, and reports.
+
+An evaluation draws a prompt set with a model and its baselines (arms), encodes the pictures, and scores them.
+
+POST /v1/evaluations                       EvaluationSpec -> 202 EvaluationRecord
+GET  /v1/evaluations, /v1/evaluations/{id} EvaluationPage, EvaluationRecord
+POST /v1/evaluations/{id}/cancel           202; DELETE /v1/evaluations/{id} 204
+GET  /v1/evaluations/{id}/report           ReportFiles; also of /v1/groups/{id} and /v1/jobs/{id}
+GET  /v1/jobs/{id}/scores                  JobScores
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from booth.contract import limits
+from booth.contract.attempts import StoredFile
+from booth.contract.base import Record, Request
+from booth.contract.drawing import SchedulerName
+from booth.contract.jobs import ClipText, JobFailure, PromptCase, PromptSetName, PromptText, Words
+from booth.contract.scores import Score
+from booth.contract.serving import DrawRequest
+from booth.contract.states import RunState
+
+ENCODING_PHASE = "encoding"  # the phase in which `step` counts pictures whose vectors are stored
+
+
+class JobScores(Record):
+    """A job's scores by step. `selected_step` is whose weights were published, where the job chose among them."""
+
+    scores: list[Score]
+    selected_step: int | None = None
+
+
+class ReportRow(Record):
+    """A score in a table: of which subject, in which arm (what was varied), from which seed."""
+
+    subject: str
+    arm: str
+    seed: int = 0
+    labels: dict[str, str] = {}
+    score: Score
+
+
+class Report(Record):
+    """Everything a report shows. `definitions` say how each figure is made, `settings` with what."""
+
+    title: str
+    rows: list[ReportRow]
+    photos: dict[str, list[StoredFile]] = {}
+    definitions: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    warnings: list[str] = []
+
+
+class ReportFile(Record):
+    """One file of a report (report.json, report.html, sheet.png, curves.png), with a link that works for minutes."""
+
+    name: str
+    bytes: int
+    url: str
+
+
+class ReportFiles(Record):
+    """A finished report."""
+
+    files: list[ReportFile]
+
+
+class EvaluationSpec(Request):
+    """An evaluation asked of a model. None means: as the base model's recipe says.
+
+    The frozen base is always an arm; with a `description` of the subject in words, so is the base drawn with that in
+    the subject's place (the paper's comparison with Imagen and DALL-E 2). `compare` names further models of the same
+    subject. `prompts` are templates of the user's own ("a {0} {1} in the snow") in place of a set.
+    """
+
+    model_id: Words
+    compare: Annotated[list[Words], Field(max_length=8)] = []
+    description: PromptText | None = None
+    prompt_set: PromptSetName | None = None
+    prompts: Annotated[list[PromptText], Field(max_length=limits.MAX_SCORE_PROMPTS)] = []
+    num_images: Annotated[int, Field(ge=1, le=32)] = 4
+    num_class_images: Annotated[int, Field(ge=0, le=256)] = 16
+    clip_text: ClipText = "noun"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    guidance_scale: Annotated[float, Field(ge=0, le=50)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=500)] | None = None
+    scheduler: SchedulerName = "base"
+    suite: Words | None = None
+
+
+class EvaluationSettings(Record):
+    """The values that an evaluation runs with: its spec as resolved."""
+
+    spec: EvaluationSpec
+    suite: str
+    suite_id: str
+    guidance_scale: float
+    num_inference_steps: int
+    resolution: int
+
+
+class EvaluationRecord(Record):
+    """An evaluation as its owner sees it. `done` of `total` pictures of all arms are drawn."""
+
+    id: str
+    model_id: str
+    status: RunState
+    status_detail: str
+    done: int
+    total: int
+    settings: EvaluationSettings
+    images_per_second: float | None = None
+    eta_s: float | None = None
+    error: JobFailure | None = None
+    attempt: int = 0
+    cancel_requested: bool = False
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class EvaluationPage(Record):
+    """Evaluations, newest first; `next_after` is None on the last page."""
+
+    evaluations: list[EvaluationRecord]
+    next_after: str | None = None
+
+
+class Arm(Record):
+    """What is drawn and scored: by whom (`request` has no draws: they come from the cases), of which cases."""
+
+    name: str
+    kind: Literal["model", "base", "described"]
+    request: DrawRequest
+    cases: list[PromptCase]
+    class_prompt: str
+
+
+class EvaluationBrief(Record):
+    """All that an attempt needs to know. Picture k of a case is drawn from seed + k, in every arm."""
+
+    evaluation_id: str
+    tenant_id: str
+    attempt: int
+    fence: int
+    subject: str
+    arms: list[Arm]
+    photos: list[StoredFile]
+    suite: str
+    suite_files: list[StoredFile]
+    num_images: int
+    num_class_images: int
+    seed: int
+    block_size: int
+    total: int
+    serving_gpus: float
