@@ -25,3 +25,4 @@ MAX_SCORE_STEPS = 50
 MAX_CELLS = 1_000  # of one group
 MAX_BULK_PICTURES = 100_000
 MAX_BULK_BYTES = 16 * 2**20  # of a generation's request: 100,000 prompts of 160 bytes
+MAX_EVALUATION_PROMPTS = 500  # of one prompt set; the paper's have 25
