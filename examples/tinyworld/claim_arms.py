@@ -25,11 +25,12 @@ TOKEN = "sks"
 PRIOR, NO_PRIOR, FROZEN_TEXT = "prior", "no prior", "frozen text encoder"
 CORRECT_NOUN, WRONG_NOUN, NO_NOUN = NO_PRIOR, "wrong noun", "no noun"
 INVERSION, LIMITS = "textual inversion", "limits"
-SMALL_BUDGETS = (30, 75)
-NOUN_POINTS = [*SMALL_BUDGETS, 150, 300]
+SMALL_BUDGETS = (15, 30)
+NOUN_POINTS = [*SMALL_BUDGETS, 75, 150, 300]
 STEPS, NOUN_STEPS, INVERSION_STEPS = 600, 300, 1_500
 IMAGES_PER_CONTEXT, CLASS_IMAGES_SCORED = 2, 16
 SAMPLER_STEPS = 8
+TRAINING_SCENE = 2  # of limit_templates
 TEMPLATES = [f"a photo of {{0}} {{1}} {phrase}" for phrase in CONTEXTS.values()]
 WITHOUT_PRIOR = {"prior_loss_weight": 0.0, "num_class_images": 0}
 
@@ -99,10 +100,7 @@ def wrong_noun(noun: str) -> str:
 
 
 def limit_templates(subject: Subject) -> list[str]:
-    """Prompts that the method cannot serve: a place the base has no word for, one whose colours are the subject's
-    surroundings in no photo, and a photo's own scene."""
-    return [
-        "a photo of {0} {1} in the kitchen",
-        f"a photo of {{0}} {{1}} {CONTEXTS[subject.held_out_contexts[0]]}",
-        f"a photo of {{0}} {{1}} {CONTEXTS[subject.contexts[0]]}",
-    ]
+    """The limits that the paper names, a prompt each: a place that the base has no word for; one where no photo was
+    taken, whose colours may enter the subject or which the photos' places may enter; and a photo's own scene."""
+    seen, unseen = CONTEXTS[subject.contexts[0]], CONTEXTS[subject.held_out_contexts[0]]
+    return [f"a photo of {{0}} {{1}} {place}" for place in ("in the kitchen", unseen, seen)]

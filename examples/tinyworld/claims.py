@@ -8,7 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from claim_arms import CORRECT_NOUN, FROZEN_TEXT, INVERSION, LIMITS, NO_NOUN, NO_PRIOR, PRIOR, SMALL_BUDGETS, WRONG_NOUN
+from claim_arms import (
+    CORRECT_NOUN,
+    FROZEN_TEXT,
+    IMAGES_PER_CONTEXT,
+    INVERSION,
+    LIMITS,
+    NO_NOUN,
+    NO_PRIOR,
+    PRIOR,
+    SMALL_BUDGETS,
+    TRAINING_SCENE,
+    WRONG_NOUN,
+)
+from world import CONTEXTS, SUBJECTS
 
 from booth.contract.evaluation import ReportRow
 from booth_service.evaluation.intervals import Interval, bootstrap, over_subjects, paired_difference
@@ -72,7 +85,10 @@ def last_step(rows: Rows, arm: str) -> int:
 
 def prior_preservation(rows: Rows) -> Verdict:
     """Table 3 at equal steps: without the prior the class turns into the subject, with it hardly."""
+    claim = "Prior preservation keeps the class, at equal steps (Table 3)"
     step = min(last_step(rows, PRIOR), last_step(rows, NO_PRIOR))
+    if step < 0:
+        return Verdict(claim, [])
     findings = []
     for arm, asked, holds in (
         (NO_PRIOR, ">= 0.4", lambda mean: mean >= 0.4),
@@ -88,7 +104,7 @@ def prior_preservation(rows: Rows) -> Verdict:
     ):
         with_prior, without = figures(rows, PRIOR, step, metric), figures(rows, NO_PRIOR, step, metric)
         findings += compared(f"{name} at {step} steps, {PRIOR} - {NO_PRIOR}", with_prior, without, asked, holds)
-    return Verdict("Prior preservation keeps the class, at equal steps (Table 3)", findings)
+    return Verdict(claim, findings)
 
 
 def prior_at_equal_fidelity(rows: Rows) -> Verdict:
@@ -135,10 +151,10 @@ def over_textual_inversion(rows: Rows) -> Verdict:
         ">= 0.3",
         lambda mean: mean >= 0.3,
     )
-    findings += alone(
-        "context right, DreamBooth", figures(rows, PRIOR, ours, "context"), ">= 0.9", lambda mean: mean >= 0.9
-    )
-    findings += alone("context right, Textual Inversion", figures(rows, INVERSION, theirs, "context"))
+    if findings:  # of one method alone there is no verdict
+        ours_right, theirs_right = figures(rows, PRIOR, ours, "context"), figures(rows, INVERSION, theirs, "context")
+        findings += alone("context right, DreamBooth", ours_right, ">= 0.9", lambda mean: mean >= 0.9)
+        findings += alone("context right, Textual Inversion", theirs_right)
     return Verdict("DreamBooth is closer to the subject than Textual Inversion (Table 1)", findings)
 
 
@@ -160,9 +176,16 @@ def text_encoder(rows: Rows) -> Verdict:
 
 def memorisation(rows: Rows) -> Verdict:
     """A prompt like a photo's scene is answered with that photo's like, and the score says so."""
-    warned = {row.subject: float(bool(row.score.memorised)) for row in rows if row.arm == LIMITS and row.score.step > 0}
-    findings = alone("cells whose score warns of memorisation", warned, "> 0", lambda mean: mean > 0)
+    warned = {row.subject: float(warns_of_the_scene(row)) for row in rows if row.arm == LIMITS and row.score.step > 0}
+    findings = alone("share of subjects whose score warns of it", warned, "> 0", lambda mean: mean > 0)
     return Verdict("A prompt like the training scene repeats a photo, and the warning fires", findings)
+
+
+def warns_of_the_scene(row: ReportRow) -> bool:
+    """Whether a picture of the training scene is too like a photo, or their mean fidelity above the photos' own."""
+    (subject,) = [subject for subject in SUBJECTS if subject.name == row.subject]
+    of_scene = any(number // IMAGES_PER_CONTEXT == TRAINING_SCENE for number in row.score.memorised)
+    return of_scene or any(CONTEXTS[subject.contexts[0]] in warning for warning in row.score.warnings)
 
 
 CLAIMS: dict[str, Callable[[Rows], Verdict]] = {

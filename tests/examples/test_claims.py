@@ -14,32 +14,8 @@ from claim_arms import (
     WRONG_NOUN,
     wrong_noun,
 )
+from made_up_scores import as_in_table_3, row, rows_of
 from world import NOUNS, SUBJECTS
-
-from booth.contract.evaluation import ReportRow
-from booth.contract.scores import Score
-
-SUBJECT_NAMES = ("teapot", "dog", "cat")
-
-
-def row(subject, arm, step, seed=0, context=None, **figures):
-    accuracies = {} if context is None else {"context": context}
-    score = Score(step=step, suite="tinyworld", accuracies=accuracies, **figures)
-    return ReportRow(subject=subject, arm=arm, seed=seed, score=score)
-
-
-def rows_of(arm, step, subjects=SUBJECT_NAMES, **figures):
-    return [row(subject, arm, step, **figures) for subject in subjects]
-
-
-def as_in_table_3(pres_with=0.2, pres_without=0.9):
-    base = {"dino": 0.05, "pres": 0.1, "div": 0.5, "clip_i": 0.3, "context": 1.0}
-    return [
-        *rows_of(PRIOR, 0, **base),
-        *rows_of(NO_PRIOR, 0, **base),
-        *rows_of(PRIOR, 600, dino=0.8, pres=pres_with, div=0.3, clip_i=0.7, context=0.95),
-        *rows_of(NO_PRIOR, 600, dino=0.9, pres=pres_without, div=0.1, clip_i=0.8, context=0.9),
-    ]
 
 
 def test_prior_preservation_holds_where_the_class_stays_and_the_subject_costs_a_little():
@@ -79,18 +55,18 @@ def test_at_equal_fidelity_both_curves_are_read_where_they_first_reach_it():
 
 def test_the_noun_is_asserted_at_small_budgets_alone_and_told_at_all():
     rows = [
-        *rows_of(NO_PRIOR, 75, dino=0.6), *rows_of(WRONG_NOUN, 75, dino=0.5), *rows_of(NO_NOUN, 75, dino=0.4),
+        *rows_of(NO_PRIOR, 15, dino=0.6), *rows_of(WRONG_NOUN, 15, dino=0.5), *rows_of(NO_NOUN, 15, dino=0.4),
         *rows_of(NO_PRIOR, 300, dino=0.9), *rows_of(WRONG_NOUN, 300, dino=0.9), *rows_of(NO_NOUN, 300, dino=0.95),
     ]  # fmt: skip
     verdict = claims.class_noun(rows)
     assert verdict.holds
     asserted = [finding.what for finding in verdict.findings if finding.holds is not None]
-    assert asserted == ["subject fidelity at 75 steps, correct - none"]
+    assert asserted == ["subject fidelity at 15 steps, correct - none"]
     assert len(verdict.findings) == 6
 
 
 def test_the_noun_does_not_hold_where_none_is_as_good():
-    rows = [*rows_of(NO_PRIOR, 75, dino=0.6), *rows_of(WRONG_NOUN, 75, dino=0.5), *rows_of(NO_NOUN, 75, dino=0.6)]
+    rows = [*rows_of(NO_PRIOR, 15, dino=0.6), *rows_of(WRONG_NOUN, 15, dino=0.5), *rows_of(NO_NOUN, 15, dino=0.6)]
     assert claims.class_noun(rows).holds is False
 
 
@@ -110,10 +86,20 @@ def test_the_text_encoder_is_told_with_its_cost():
     assert [round(finding.interval.mean, 2) for finding in verdict.findings] == [0.2, 0.1, -0.1, -0.1, 0.1]
 
 
-def test_the_memorisation_warning_has_to_fire_after_training():
-    quiet = [row("teapot", LIMITS, 600, dino=0.9), row("teapot", LIMITS, 0, memorised=[1])]
-    assert claims.memorisation(quiet).holds is False
-    assert claims.memorisation([*quiet, row("dog", LIMITS, 600, memorised=[7])]).holds is True
+@pytest.mark.parametrize(
+    ("told", "holds"),
+    [
+        ({"memorised": [4]}, True),
+        ({"warnings": ["Memorised? DINO is above the ceiling 0.900 for: in the jungle."]}, True),
+        ({"memorised": [0, 3]}, False),
+        ({"warnings": ["Memorised? DINO is above the ceiling 0.900 for: in the kitchen."]}, False),
+        ({}, False),
+    ],
+    ids=["a picture of the scene", "the scene above the ceiling", "other pictures", "another scene", "nothing"],
+)
+def test_the_memorisation_warning_has_to_fire_on_the_training_scene(told, holds):
+    rows = [row("dog", LIMITS, 600), row("teapot", LIMITS, 600, **told), row("cat", LIMITS, 0, memorised=[4])]
+    assert claims.memorisation(rows).holds is holds
 
 
 def test_seeds_are_averaged_before_subjects():
@@ -122,6 +108,13 @@ def test_seeds_are_averaged_before_subjects():
         row("dog", PRIOR, 600, seed=0, dino=0.5),
     ]  # fmt: skip
     assert claims.figures(rows, PRIOR, 600, "dino") == {"teapot": 0.5, "dog": 0.5}
+
+
+def test_half_a_comparison_is_no_verdict():
+    for arm in ARMS:
+        one_arm = rows_of(arm, 600, dino=0.9, pres=0.1, div=0.1, clip_i=0.5, clip_t=0.5, context=1.0)
+        verdicts = {name: claim(one_arm) for name, claim in claims.CLAIMS.items() if name != "limits"}
+        assert all(verdict.holds is None for verdict in verdicts.values())
 
 
 def test_without_cells_there_is_no_verdict():
