@@ -22,6 +22,7 @@ from booth_service.control import (
     photos,
     picture_sides,
     resolve,
+    scoring,
     tokens,
     warnings,
 )
@@ -93,6 +94,12 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     if problems := inversion.base_problems(spec, recipe, vocabulary, chosen[0]):
         raise invalid(problems)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
+    try:
+        with plane.database.read() as session:
+            how = scoring.resolve_scoring(session, spec, params, recipe)
+    except scoring.Refused as refused:
+        raise invalid(refused.problems) from refused
+    params = params.model_copy(update={"scoring": how})
     return Meaning(base, params, warnings.of_spec(spec, params, recipe, vocabulary))
 
 

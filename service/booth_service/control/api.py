@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
 from booth.contract.encoders import EncoderSuitePage
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -45,6 +46,7 @@ from booth_service.control import (
     encoder_suites,
     lifecycle,
     samples,
+    scores,
     serving,
 )
 from booth_service.control.auth import Caller, Here
@@ -170,6 +172,13 @@ def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
         job = lifecycle.owned_job(session, tenant, job_id)
         rows = samples.of_job(session, job)
     return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
+
+
+@router.get("/jobs/{job_id}/scores")
+def get_scores(job_id: str, tenant: Caller, plane: Here) -> JobScores:
+    """What the job's weights came to, the earliest step first, without cases and pictures."""
+    with plane.database.read() as session:
+        return scores.shown(session, lifecycle.owned_job(session, tenant, job_id))
 
 
 @router.get("/models")
