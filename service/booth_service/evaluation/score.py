@@ -184,8 +184,8 @@ def _contexts_of_photos(pictures: Sequence[ScoredPicture], asked: Asked, photos:
     if not wrong:
         return []
     return [
-        f"Memorised? {len(wrong)} of {len(pictures)} pictures show a training photo's context where the prompt asks for "
-        f"another: {_listed(sorted(set(wrong)))}."
+        f"Memorised? {len(wrong)} of {len(pictures)} pictures show a training photo's context where the prompt asks "
+        f"for another: {_listed(sorted(set(wrong)))}."
     ]
 
 
