@@ -1,7 +1,5 @@
 """How a job is scored: from what its owner asked and what the recipe says to the cases, steps and encoders of it."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,11 +14,12 @@ BASE_STEP, END = 0, -1
 _FIELD = "options.scoring"
 
 
-@dataclass(frozen=True)
 class Refused(Exception):
     """What is wrong with how a job is to be scored."""
 
-    problems: list[FieldProblem]
+    def __init__(self, problems: list[FieldProblem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
 
 def resolve_scoring(session: Session, spec: JobSpec, params: Params, recipe: Recipe) -> Scoring | None:
