@@ -1,4 +1,4 @@
-"""Scores of jobs: how a job's scoring is resolved, and what drivers say of it: kept once, fenced, shown to the owner."""
+"""Scores of jobs: how scoring is resolved, and what drivers say of it: kept once, fenced, shown to the owner."""
 
 import pytest
 from control_plane import Driver, both_databases, next_attempt, put_file, started
