@@ -17,6 +17,7 @@ from booth.contract.states import JobState
 from booth_service.control import (
     base_models,
     class_photos,
+    inversion,
     photos,
     picture_sides,
     resolve,
@@ -28,7 +29,7 @@ from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
 from booth_service.control.records import BaseModel, Idempotency, Job, new_id
-from booth_service.control.views import job_record, prompt_prefix, stored_files
+from booth_service.control.views import job_record, prompt_prefixes, stored_files
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         used = _used_tokens(session, tenant_id)
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
         problems += resolve.class_image_problems(spec)
+        problems += inversion.spec_problems(spec)
         problems += base_model_problems(session, spec.base_model)
     if base is not None and spec.resolution is not None:
         multiple = picture_sides.side_multiple_px(plane.store, stored_files(base.files))
@@ -85,6 +87,8 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     vocabulary = plane.tokenizers.of(stored_files(base.files))
     asked = [spec.token, *(further.token for further in spec.more_subjects)]
     chosen = tokens.choose_tokens(asked, recipe, vocabulary, used)
+    if problems := inversion.base_problems(spec, recipe, vocabulary, chosen[0]):
+        raise invalid(problems)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
     try:
         with plane.database.read() as session:
@@ -141,7 +145,7 @@ def _store(
         id=new_id("job"),
         tenant_id=tenant_id,
         base_model_id=meaning.base.id,
-        name=spec.name or " + ".join(prompt_prefix(subject) for subject in meaning.params.subjects),
+        name=spec.name or " + ".join(prompt_prefixes(meaning.params)),
         spec=spec.model_dump(mode="json"),
         params=meaning.params.model_dump(),
         warnings=[*meaning.warnings, *seen],

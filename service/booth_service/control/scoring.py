@@ -1,5 +1,7 @@
 """How a job is scored: from what its owner asked and what the recipe says to the cases, steps and encoders of it."""
 
+from functools import partial
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -76,19 +78,14 @@ def cases_of(asked: ScoringOptions, params: Params, recipe: Recipe) -> list[Prom
     if asked.prompts and asked.prompt_set:
         message, remedy = "There are prompts of your own too.", "Give either prompts or a prompt_set."
         raise Refused([_problem("prompt_set", asked.prompt_set, message, remedy)])
+    phrase = asked.phrase or (params.token if params.method == "textual_inversion" else None)
     field, value = ("prompts", "") if asked.prompts else ("prompt_set", asked.prompt_set or recipe.prompt_set)
     try:
         templates = asked.prompts or prompt_sets.named(value)
-        prompt_sets.cases(templates, params.token, noun, phrase=asked.phrase, clip_text=asked.clip_text)
+        made = partial(prompt_sets.cases, templates, params.token, noun, phrase=phrase, clip_text=asked.clip_text)
+        made()
         field, value = "unseen", ", ".join(asked.unseen)
-        return prompt_sets.cases(
-            templates,
-            params.token,
-            noun,
-            phrase=asked.phrase,
-            clip_text=asked.clip_text,
-            unseen=asked.unseen,
-        )
+        return made(unseen=asked.unseen)
     except PromptSetError as error:
         raise Refused([_problem(field, value, error.message, error.remedy)]) from error
 
