@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from booth.contract import limits, prompt_sets
@@ -10,6 +9,7 @@ from booth.contract.jobs import JobSpec, Params, PromptCase, Scoring, ScoringOpt
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.prompt_sets import PromptSetError
+from booth_service.control import encoder_suites
 from booth_service.control.records import EncoderSuite
 
 BASE_STEP, END = 0, -1
@@ -32,7 +32,7 @@ def resolve_scoring(session: Session, spec: JobSpec, params: Params, recipe: Rec
         return None
     asked = asked or ScoringOptions()
     suite_name = asked.suite or recipe.encoders
-    suite = current_suite(session, suite_name)
+    suite = encoder_suites.find(session, suite_name)
     problems = [*_suite_problems(session, suite, suite_name), *_unscorable(params), *_step_problems(asked, params)]
     try:
         cases = cases_of(asked, params, recipe)
@@ -90,18 +90,11 @@ def cases_of(asked: ScoringOptions, params: Params, recipe: Recipe) -> list[Prom
         raise Refused([_problem(field, value, error.message, error.remedy)]) from error
 
 
-def current_suite(session: Session, name: str) -> EncoderSuite | None:
-    """The suite that a name means now."""
-    here = select(EncoderSuite).where(EncoderSuite.name == name, EncoderSuite.replaced_at.is_(None))
-    return session.scalar(here)
-
-
 def _suite_problems(session: Session, suite: EncoderSuite | None, name: str) -> list[FieldProblem]:
     if suite is not None:
         return []
-    known = list(session.scalars(select(EncoderSuite.name).where(EncoderSuite.replaced_at.is_(None))))
-    there = f" Those here are {', '.join(sorted(known))}." if known else ""
-    remedy = f"Ask the operator to add it: boothctl encoders add {name} FOLDER.{there}"
+    there = ", ".join(each.name for each in encoder_suites.current(session)) or "none"
+    remedy = f"{encoder_suites.how_to_get(name)}. Suites that are there: {there}."
     return [_problem("suite", name, f"There is no suite of encoders {name!r}.", remedy)]
 
 
