@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from booth.contract import limits
+from booth.contract import generations, limits
 from booth.contract.attempts import StoredFile
 from booth.contract.base import Record, Request
 from booth.contract.drawing import SchedulerName
@@ -24,6 +24,9 @@ from booth.contract.serving import DrawRequest
 from booth.contract.states import FailureReason, RunState
 
 ENCODING_PHASE = "encoding"  # the phase in which `step` counts pictures whose vectors are stored
+REPORT_PHASE = "reporting"
+REPORT_FILES = ("report.json", "report.html", "sheet.png", "curves.png")
+"""What a report may consist of, side by side in one folder; the first is always there."""
 
 
 class JobScores(Record):
@@ -188,13 +191,8 @@ class EvaluationBrief(Record):
     settings: dict[str, str] = {}
 
 
-_WORDS: dict[FailureReason, tuple[str, str]] = {
-    FailureReason.NO_ENCODERS: ("The encoders cannot be used.", "Do what the detail says, then evaluate again."),
-    FailureReason.NO_SCORE: ("The pictures give no score.", "Do what the detail says, then evaluate again."),
-    FailureReason.INTERNAL: ("An unexpected error ended the attempt.", "Report the evaluation's id."),
-}
-
-
 def words(reason: FailureReason) -> tuple[str, str]:
     """What happened to an evaluation, and what its owner can do: as for generations, where these say it well."""
-    return _WORDS[reason] if reason in _WORDS else generations.words(reason)
+    if reason is FailureReason.INTERNAL:
+        return reason.message, "Report the evaluation's id."
+    return generations.words(reason)
