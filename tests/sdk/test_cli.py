@@ -89,7 +89,7 @@ def test_submit_passes_every_dial_on(photo: Path, server: ScriptedService) -> No
         "base_model": "tiny",
         "steps": 5,
         "learning_rate": 1e-4,
-        "text_encoder_learning_rate": 1e-5,
+        "method": "dreambooth",
         "prior_loss_weight": 0.5,
         "num_class_images": 8,
         "resolution": 64,
