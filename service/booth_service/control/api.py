@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, select
 from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
+from booth.contract.encoders import EncoderSuitePage
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -36,7 +37,16 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
+from booth_service.control import (
+    admission,
+    attempt_logs,
+    base_models,
+    class_photos,
+    encoder_suites,
+    lifecycle,
+    samples,
+    serving,
+)
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Job, JobEvent, Model, Run
@@ -73,6 +83,13 @@ def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
     """All base models that jobs can start from."""
     with plane.database.read() as session:
         return BaseModelPage(base_models=[base_model_record(base) for base in base_models.current(session)])
+
+
+@router.get("/encoder-suites")
+def list_encoder_suites(_tenant: Caller, plane: Here) -> EncoderSuitePage:
+    """All suites of encoders that scores can be measured with."""
+    with plane.database.read() as session:
+        return EncoderSuitePage(suites=[encoder_suites.record(suite) for suite in encoder_suites.current(session)])
 
 
 @router.post("/jobs/prepare")

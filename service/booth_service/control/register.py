@@ -63,7 +63,7 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
         files = list(pool.map(lambda path: recorded(store, path, source.files[path]), folder.files))
         if allowed is not None:
             allow_list.refuse_other_files(entries, files)
-        stored = list(pool.map(lambda file: _store(store, file, source.files[file.path]), files))
+        uploaded = list(pool.map(lambda file: stored(store, file, source.files[file.path]), files))
         references = _references(store, source, files, recipe.export_dtype, config, database, pool)
     with database.write() as session:
         status = base_models.register(
@@ -88,7 +88,7 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
         "files": {file.path: file.sha256 for file in files},
         "bytes": sum(file.bytes for file in files),
         "reference_bytes": sum(file.bytes for file in references),
-        "uploaded": sum(stored),
+        "uploaded": sum(uploaded),
     }
 
 
@@ -114,7 +114,7 @@ def recorded(store: ObjectStore, path: str, file: SourceFile) -> StoredFile:
     return StoredFile(path=path, key=keys.base_file(digest), bytes=file.total_bytes, sha256=digest)
 
 
-def _store(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
+def stored(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
     """The content is in the object store. True where it was not before."""
     is_new = store.size(file.key) != file.bytes
     if is_new:
