@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from booth.contract import prompt_sets
@@ -17,7 +16,7 @@ from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.prompt_sets import PromptSetError
 from booth.contract.serving import DrawRequest, ModelRef
-from booth_service.control import serving
+from booth_service.control import encoder_suites, serving
 from booth_service.control.problems import invalid
 from booth_service.control.records import BaseModel, EncoderSuite, Model
 from booth_service.control.views import model_record, stored_files
@@ -79,13 +78,11 @@ def compared(session: Session, tenant_id: str, spec: EvaluationSpec) -> list[Com
 
 def suite(session: Session, name: str) -> EncoderSuite:
     """The suite of encoders of this name. Raises `invalid`, with the command that adds it."""
-    query = select(EncoderSuite).where(EncoderSuite.replaced_at.is_(None)).order_by(EncoderSuite.name)
-    there = {each.name: each for each in session.scalars(query)}
-    if name in there:
-        return there[name]
-    known = f" Known are: {', '.join(there)}." if there else ""
-    remedy = f"Its operator adds it once, with the encoders' files at hand: boothctl encoders add {name}.{known}"
-    raise invalid([_problem("suite", name, f"This service has no encoder suite {name!r}.", remedy)])
+    found = encoder_suites.find(session, name)
+    if found is None:
+        message = f"This service has no suite of encoders {name!r}, which pictures are scored with."
+        raise invalid([_problem("suite", name, message, f"{encoder_suites.how_to_get(name)}.")])
+    return found
 
 
 def templates(spec: EvaluationSpec, recipe: Recipe) -> list[str]:

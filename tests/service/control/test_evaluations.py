@@ -198,7 +198,7 @@ def test_a_set_by_name_and_the_recipes_own(plane, user, model):
         ({"prompt_set": "art"}, "prompt_set", "prompts are given"),
         ({"unseen": ["in the sea"]}, "unseen.0", "No prompt has this label"),
         ({"description": "a \x00 dog"}, "description", "control characters"),
-        ({"suite": "none"}, "suite", "no encoder suite 'none'"),
+        ({"suite": "none"}, "suite", "no suite of encoders 'none'"),
         ({"subject": 1}, "model_id", "has 1 subject"),
         ({"num_images": 0}, "num_images", "greater than"),
         ({"edit": 1}, "edit", "not permitted"),
@@ -213,7 +213,7 @@ def test_what_cannot_be_evaluated_is_refused_by_name(user, model, spec, field, s
 def test_a_suite_that_is_missing_is_named_with_the_command_that_adds_it(plane, user, cluster):
     model = trained(plane, user, cluster).job["model_id"]
     problem = refused(submit(user, model))
-    assert "no encoder suite 'paper'" in problem["message"]
+    assert "no suite of encoders 'paper'" in problem["message"]
     assert "boothctl encoders add paper" in problem["remedy"]
 
 
