@@ -116,8 +116,9 @@ def beat(session: Session, run_id: str, number: int, beat: Beat, now: datetime) 
         run.done = progress.step
         if progress.step > attempt.from_step:
             attempt.first_at = attempt.first_at or now
-    if progress.phase == ENCODING_PHASE and goes_on:
-        attempt.first_at = attempt.first_at or now
+    if progress.phase == ENCODING_PHASE:
+        run.done = run.total  # all are drawn; the beat that would have said so may have been the last one's
+        attempt.first_at = attempt.first_at or (now if goes_on else None)
     run.images_per_second, run.eta_s = progress.images_per_second, progress.eta_s
     if run.desired is Desired.RUN:
         run.status_detail = f"{progress.phase.capitalize()}: {progress.step} of {run.total} {run.counts}."

@@ -156,7 +156,6 @@ def test_the_whole_life_of_an_evaluation(plane, user, cluster, job, model):
     assert (evaluation.record["status"], evaluation.record["done"]) == ("running", 7)
     path = f"/v1/evaluations/{evaluation.id}/report"
     assert user.http.get(path).status_code == 409
-    evaluation.beat(18)
     evaluation.beat(3, phase="encoding")
     assert evaluation.record["status_detail"] == "Encoding: 3 of 18 pictures."
     assert evaluation.record["done"] == 18
