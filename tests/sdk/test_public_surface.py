@@ -23,7 +23,7 @@ JOB_FIELDS = {
     "status_detail",
     "warnings",
 }
-JOB_CALLS = {"cancel", "events", "logs", "refresh", "sample_strip", "samples", "scores", "wait"}
+JOB_CALLS = {"cancel", "events", "logs", "refresh", "report", "sample_strip", "samples", "scores", "wait"}
 DIALS = [
     "images",
     "token",

@@ -17,6 +17,7 @@ from booth_service.control import (
     admission,
     api,
     attempt_api,
+    evaluation_api,
     generation_api,
     openai_api,
     openai_errors,
@@ -41,6 +42,7 @@ def build(lifespan: Lifespan) -> FastAPI:
     app.include_router(picture_api.router)
     app.include_router(openai_api.router)
     app.include_router(generation_api.router)
+    app.include_router(evaluation_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
     app.include_router(run_attempt_api.router, include_in_schema=False)
     app.include_router(serving_api.router, include_in_schema=False)
