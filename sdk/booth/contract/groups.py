@@ -119,11 +119,12 @@ class CellPage(Record):
 
 
 class CellRef(Record):
-    """A cell as the group's driver first hears of it."""
+    """A cell as the group's driver hears of it. `is_unwanted`: the attempt that runs was asked to stop."""
 
     job_id: str
     labels: CellLabels
     status: JobState
+    is_unwanted: bool = False
 
 
 class GroupBrief(Record):
@@ -142,4 +143,5 @@ class ClaimedCell(Record):
     """The answer to a claim: the attempt to run, or None where the job wants none now; then `status` says why."""
 
     attempt: int | None = None
+    fence: int = 0
     status: JobState

@@ -39,7 +39,7 @@ from booth.contract.states import JobState
 from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
-from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
+from booth_service.control.records import BaseModel, Job, JobEvent, Model, Run
 from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
 from booth_service.storage import keys
@@ -239,6 +239,6 @@ def newest_first(
     return query.where(*conditions).order_by(key.desc()).limit(limit + 1)
 
 
-def next_after(rows: Sequence[Job | Model | Generation], limit: int) -> str | None:
+def next_after(rows: Sequence[Job | Model | Run], limit: int) -> str | None:
     """Where the next page begins; None on the last one."""
     return rows[limit - 1].id if len(rows) > limit else None

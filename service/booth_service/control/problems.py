@@ -18,7 +18,7 @@ _STATUS = {
     "timeout": 504,
 }
 
-_LISTED_BY = {"job": "ls", "model": "models", "generation": "generations"}
+_LISTED_BY = {"job": "ls", "model": "models", "generation": "generations", "group": "groups"}
 
 
 class ProblemError(Exception):

@@ -21,6 +21,7 @@ def job_record(job: Job) -> JobRecord:
         error=None if job.error is None else JobFailure.model_validate(job.error),
         attempt=job.attempt,
         model_id=job.model_id,
+        group_id=job.group_id,
         cancel_requested=job.desired is Desired.CANCEL,
         created_at=job.created_at,
         started_at=job.started_at,
