@@ -1,14 +1,16 @@
-"""The spine of one attempt: class images -> train -> publish. Runs as the entrypoint of a Ray job.
+"""The spine of one attempt: class images -> train -> publish -> score; where the job chooses among its checkpoints,
+class images -> train -> score -> publish. Runs as the entrypoint of a Ray job.
 
 python -m booth_service.driver <job id> <attempt>
 """
 
 import importlib.util
 import sys
+from dataclasses import replace
 
 import ray
 
-from booth.contract.attempts import Brief, Published
+from booth.contract.attempts import Brief, Published, StoredFile
 from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
 from booth.contract.states import JobState
 from booth_service.attempt import attempt
@@ -19,6 +21,9 @@ from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.generate import by_actor_pool
 from booth_service.publish.publisher import DTYPES, Export, publish_manifest
+from booth_service.score_stage import ScoreDesk, choose_step, score_run
+from booth_service.scorer import ScoreWork
+from booth_service.scores import checkpoint_key, score_by_pool
 from booth_service.settings import Settings, settings
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
@@ -56,10 +61,25 @@ def run(brief: Brief, line: Line, config: Settings) -> None:
         pulse=RankPulse(line, brief.fence),
         export=Export(brief, store, config.scratch_dir, DTYPES[brief.params.export_dtype]),
     )
-    changed = fit(worker, f"{brief.job_id}-a{brief.attempt}")
-    key, sha256 = publish_manifest(brief, changed, store)
+    scoring = ScoreDesk(ScoreWork(brief, store, config.scratch_dir, layout.use_gpu), line, score_by_pool)
+    run_name = f"{brief.job_id}-a{brief.attempt}"
+    if brief.params.select_checkpoint == "fidelity":
+        key, sha256 = publish_manifest(brief, chosen_files(worker, scoring, run_name), store)
+    else:
+        key, sha256 = publish_manifest(brief, fit(worker, run_name), store)
+        score_run(scoring)
     line.published(Published(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
     print(f"published {key}", flush=True)
+
+
+def chosen_files(worker: WorkerConfig, scoring: ScoreDesk, run_name: str) -> list[StoredFile]:
+    """The files of the best step by its scores: the run is made without publishing, then one of its checkpoints is."""
+    brief, store = worker.brief, worker.store
+    if checkpoint_key(brief, store, brief.params.steps) is None:
+        fit(replace(worker, export=None), run_name)
+    step = choose_step(scoring, score_run(scoring))
+    key = checkpoint_key(brief, store, step)
+    return fit(replace(worker, restore_key=key), f"{run_name}-publish")
 
 
 class RankPulse:

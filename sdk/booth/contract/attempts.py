@@ -109,6 +109,8 @@ class Brief(Record):
         StoredFile
     ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
+    scores: list[StepScore] = []  # that earlier attempts have made: they stand
+    is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 

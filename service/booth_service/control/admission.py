@@ -15,7 +15,16 @@ from booth.contract.jobs import JobRecord, JobSpec, Params, PreparedJob, Progres
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.states import JobState
-from booth_service.control import base_models, class_photos, photos, picture_sides, resolve, tokens, warnings
+from booth_service.control import (
+    base_models,
+    class_photos,
+    photos,
+    picture_sides,
+    resolve,
+    scoring,
+    tokens,
+    warnings,
+)
 from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
@@ -78,6 +87,12 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     asked = [spec.token, *(further.token for further in spec.more_subjects)]
     chosen = tokens.choose_tokens(asked, recipe, vocabulary, used)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
+    try:
+        with plane.database.read() as session:
+            how = scoring.resolve_scoring(session, spec, params, recipe)
+    except scoring.Refused as refused:
+        raise invalid(refused.problems) from refused
+    params = params.model_copy(update={"scoring": how})
     return Meaning(base, params, warnings.of_spec(spec, params, recipe, vocabulary))
 
 

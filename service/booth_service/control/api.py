@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Select, select
 from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -36,7 +37,16 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
+from booth_service.control import (
+    admission,
+    attempt_logs,
+    base_models,
+    class_photos,
+    lifecycle,
+    samples,
+    scores,
+    serving,
+)
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
 from booth_service.control.records import BaseModel, Job, JobEvent, Model, Run
@@ -153,6 +163,13 @@ def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
         job = lifecycle.owned_job(session, tenant, job_id)
         rows = samples.of_job(session, job)
     return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
+
+
+@router.get("/jobs/{job_id}/scores")
+def get_scores(job_id: str, tenant: Caller, plane: Here) -> JobScores:
+    """What the job's weights came to, the earliest step first, without cases and pictures."""
+    with plane.database.read() as session:
+        return scores.shown(session, lifecycle.owned_job(session, tenant, job_id))
 
 
 @router.get("/models")

@@ -21,11 +21,11 @@ from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import ModelRef
-from booth_service.control import class_sets, lifecycle, policy, warm
+from booth_service.control import class_sets, lifecycle, policy, scores, warm
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
-from booth_service.control.records import BaseModel, Job, Model, new_id
+from booth_service.control.records import BaseModel, EncoderSuite, Job, Model, new_id
 from booth_service.control.verification import Claim, verify
 from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights
@@ -41,12 +41,16 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
     with plane.database.read() as session:
         job, attempt = lifecycle.live_attempt(session, job_id, number)
         base = session.get_one(BaseModel, job.base_model_id)
+        params = Params.model_validate(job.params)
+        suite = session.get_one(EncoderSuite, params.scoring.suite_id) if params.scoring else None
+        standing = scores.of_job(session, job)
+        is_last_try = lifecycle.is_last_try(session, job, attempt, plane.settings)
     return Brief(
         job_id=job.id,
         tenant_id=job.tenant_id,
         attempt=attempt.n,
         fence=attempt.fence,
-        params=Params.model_validate(job.params),
+        params=params,
         photos=[InstancePhoto.model_validate(photo) for photo in job.photos],
         base_model=base.name,
         base_files=stored_files(base.files),
@@ -58,6 +62,9 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         class_photos=[ClassPhoto.model_validate(photo) for photo in job.class_photos],
         share_class_images=plane.settings.share_class_images,
         references=_references(base, job) if plane.settings.delta_store else [],
+        suite_files=stored_files(suite.files) if suite else [],
+        scores=standing,
+        is_last_try=is_last_try,
         resume_key=job.checkpoint_key,
     )
 

@@ -95,7 +95,7 @@ def _record(job: Job, scores: Iterable[StepScore], with_keys: bool) -> CellRecor
         status=job.state,
         status_detail=job.status_detail,
         error=None if job.error is None else JobFailure.model_validate(job.error),
-        selected_step=getattr(job, "selected_step", None),
+        selected_step=job.selected_step,
         scores=[Score.model_validate(row.score) for row in rows],
         score_keys=[row.key for row in rows] if with_keys else [],
     )

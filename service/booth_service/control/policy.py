@@ -187,6 +187,13 @@ def outcome(reason: FailureReason, failures: int, settings: Settings) -> Retry |
     return Fail(reason)
 
 
+def is_last_try(earlier: Sequence[FailureReason | None], settings: Settings) -> bool:
+    """Whether one more end like one of the `earlier` attempts' means that the job fails."""
+    lost = sum(reason is FailureReason.CLUSTER_LOST for reason in earlier)
+    own = len(earlier) - lost
+    return (own > 0 and own + 1 >= settings.max_attempts) or (lost > 0 and lost + 1 >= settings.max_cluster_losses)
+
+
 def _closing(attempt: AnyAttempt, ray: RayStatus, now: datetime) -> Decision:
     if ray.is_gone:
         return Close()

@@ -22,6 +22,7 @@ def job_record(job: Job) -> JobRecord:
         attempt=job.attempt,
         model_id=job.model_id,
         group_id=job.group_id,
+        selected_step=job.selected_step,
         cancel_requested=job.desired is Desired.CANCEL,
         created_at=job.created_at,
         started_at=job.started_at,

@@ -5,7 +5,6 @@ import secrets
 from dataclasses import dataclass
 
 import httpx2
-import pytest
 from control_plane import Clock, Cluster, Driver, User, both_databases, photo, started
 
 from booth.contract.groups import CellPage, ClaimedCell, GroupBrief

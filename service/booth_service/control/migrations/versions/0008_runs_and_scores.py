@@ -102,6 +102,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs") as jobs:
         jobs.add_column(sa.Column("group_id", sa.Text(), sa.ForeignKey("runs.id", name="jobs_group_id_fkey")))
         jobs.add_column(json("cell", nullable=True))
+        jobs.add_column(number("selected_step", nullable=True))
         jobs.create_index("ix_jobs_group_id", ["group_id"])
     op.create_table(
         "scores",
