@@ -1,5 +1,5 @@
 """The spine of one attempt: class images -> train -> publish -> score; where the job chooses among its checkpoints,
-class images -> train -> score -> publish. Runs as the entrypoint of a Ray job.
+class images -> train -> score -> publish; or photo -> publish. Runs as the entrypoint of a Ray job.
 
 python -m booth_service.driver <job id> <attempt>
 """
@@ -14,6 +14,8 @@ import ray
 from booth.contract.attempts import Brief, Published, StoredFile
 from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
 from booth.contract.states import JobState
+from booth_service import adapter
+from booth_service.actor_pool import uses_gpu
 from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse
 from booth_service.class_images import ClassDesk, prepare_class_images
@@ -40,7 +42,7 @@ def main(job_id: str, number: int) -> int:
 
     def on_cluster(brief: Brief) -> None:
         ray.init(log_to_driver=True)
-        run(brief, line, config, Hands(lay_out, by_actor_pool, fit, score_by_pool))
+        run(brief, line, config, ON_CLUSTER)
 
     return attempt(line, line.brief, on_cluster)
 
@@ -53,11 +55,16 @@ class Hands:
     make: Make
     fit: Callable[[WorkerConfig, str], list[StoredFile]]
     score: Score
+    read: adapter.Read
+    uses_gpu: Callable[[float], bool]
 
 
 def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
+    if brief.params.method == "ip_adapter":
+        use_gpu = hands.uses_gpu(brief.serving_gpus)
+        return adapter.run(brief, line, store, config.scratch_dir, hands.read, use_gpu=use_gpu)
     layout = hands.lay_out(brief, config, store)
     print(f"plan: {layout.why}", flush=True)
     preparing = Progress(phase=CLASS_IMAGES_PHASE, total_steps=brief.params.num_class_images)
@@ -149,6 +156,8 @@ def refuse_eight_bit(layout: Plan) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingExtra('optimizer "adamw_8bit" needs bitsandbytes on the cluster; install it, or use "adamw"')
 
+
+ON_CLUSTER = Hands(lay_out, by_actor_pool, fit, score_by_pool, adapter.on_a_device, uses_gpu)
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1], int(sys.argv[2])))

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from booth.contract.attempts import Brief, StoredFile
+from booth_service.adapter import read_photo
 from booth_service.driver import Hands, refuse_eight_bit
 from booth_service.errors import DoesNotFit, OutOfMemory
 from booth_service.plan import Devices, Plan, plan, work_of
@@ -46,7 +47,8 @@ def fit_here(worker: WorkerConfig, run_name: str) -> list[StoredFile]:
     """The run's one rank, without a gang; returns the exported files. Raises what the rank does, and OutOfMemory."""
     clear()  # what class images or a cell before have left
     backend = "cpu:gloo,cuda:nccl" if worker.plan.use_gpu else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # in memory: nobody else joins
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         return train_loop_per_worker({"worker": worker}) or []
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -63,4 +65,9 @@ def clear() -> None:
         torch.cuda.empty_cache()
 
 
-HERE = Hands(lay_out_here, make_here, fit_here, score_here)
+def uses_gpu_here(serving_gpus: float) -> bool:
+    """Whether this process has a GPU; what serving holds was taken off before it got one."""
+    return torch.cuda.is_available()
+
+
+HERE = Hands(lay_out_here, make_here, fit_here, score_here, read_photo, uses_gpu_here)

@@ -111,6 +111,7 @@ class Brief(Record):
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
     scores: list[StepScore] = []  # that earlier attempts have made: they stand
     is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
+    adapter_files: list[StoredFile] = []  # the base's IP-Adapter, for jobs of the method "ip_adapter" alone
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 

@@ -178,6 +178,9 @@ class TrainingOptions(Request):
     """Draw `sample_prompts` every so many steps, and at the end. 0, off."""
     sample_prompts: Annotated[list[PromptText], Field(max_length=limits.MAX_SAMPLE_PROMPTS)] | None = None
     """None: the instance prompt, and the subject "on the beach"."""
+    ip_adapter_scale: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the method "ip_adapter": how much the photo counts beside the prompt. 0.6: diffusers' IP-Adapter guide (0.27)
+    draws with it beside a prompt; its later ones say that 1 is the photo alone and 0.5 mostly balances the two."""
 
 
 class SubjectSpec(Request):
@@ -264,6 +267,7 @@ class Params(Record):
     sample_prompts: list[str] = []
     more_subjects: list[Subject] = []
     method: Method = "dreambooth"
+    ip_adapter_scale: float = 0.6
     scoring: Scoring | None = None
     select_checkpoint: CheckpointChoice = "last"
 

@@ -145,6 +145,7 @@ class BaseModelRecord(Record):
     """A base model that jobs can start from, with the default dials of its recipe.
 
     `source` is a hub id, with the commit as `revision`; it is empty where the files came from elsewhere.
+    `has_ip_adapter`: it takes jobs of the method "ip_adapter".
     """
 
     name: str
@@ -154,6 +155,7 @@ class BaseModelRecord(Record):
     bytes: int = 0
     source: str = ""
     revision: str | None = None
+    has_ip_adapter: bool = False
 
 
 class BaseModelPage(Record):
@@ -196,6 +198,7 @@ class Recipe(Record):
     export_dtype: ExportDtype = "float16"
     sample_interval_steps: int = 0
     sample_prompts: list[str] | None = None
+    ip_adapter_scale: float = 0.6
     guidance_scale: float
     num_inference_steps: int
     class_guidance_scale: float

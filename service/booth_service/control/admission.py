@@ -18,6 +18,7 @@ from booth.contract.states import JobState
 from booth_service.control import (
     base_models,
     class_photos,
+    one_photo,
     photos,
     picture_sides,
     resolve,
@@ -77,6 +78,9 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
         problems += resolve.class_image_problems(spec)
         problems += base_model_problems(session, spec.base_model)
+    is_one_photo = spec.method == one_photo.METHOD
+    if is_one_photo:
+        problems += one_photo.problems_of(spec, base)
     if base is not None and spec.resolution is not None:
         multiple = picture_sides.side_multiple_px(plane.store, stored_files(base.files))
         problems += picture_sides.resolution_problems(spec.resolution, multiple)
@@ -85,7 +89,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     recipe = Recipe.model_validate(base.recipe)
     vocabulary = plane.tokenizers.of(stored_files(base.files))
     asked = [spec.token, *(further.token for further in spec.more_subjects)]
-    chosen = tokens.choose_tokens(asked, recipe, vocabulary, used)
+    chosen = [""] if is_one_photo else tokens.choose_tokens(asked, recipe, vocabulary, used)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
     try:
         with plane.database.read() as session:

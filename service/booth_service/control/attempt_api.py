@@ -14,6 +14,7 @@ from booth.contract.attempts import (
     ClassSetLease,
     Failed,
     InstancePhoto,
+    Manifest,
     Published,
     StoredFile,
 )
@@ -21,8 +22,9 @@ from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import ModelRef
-from booth_service.control import class_sets, lifecycle, policy, scores, warm
+from booth_service.control import class_sets, lifecycle, one_photo, policy, scores, warm
 from booth_service.control.auth import Here, check_attempt
+from booth_service.control.photo_verification import verify_photo
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
 from booth_service.control.records import BaseModel, EncoderSuite, Job, Model, new_id
@@ -65,6 +67,7 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         suite_files=stored_files(suite.files) if suite else [],
         scores=standing,
         is_last_try=is_last_try,
+        adapter_files=stored_files(base.adapter_files) if params.method == one_photo.METHOD else [],
         resume_key=job.checkpoint_key,
     )
 
@@ -104,7 +107,8 @@ def post_published(job_id: str, number: int, published: Published, plane: Here) 
         job, _ = lifecycle.live_attempt(session, job_id, number, published.fence)
         base = session.get_one(BaseModel, job.base_model_id)
     try:
-        manifest = verify(plane.store, Claim(job, number, stored_files(base.files), _references(base, job)), published)
+        claim = Claim(job, number, stored_files(base.files), _references(base, job))
+        manifest = _verified(plane, claim, base, published)
     except BadWeights as bad:
         _end(plane, job_id, number, Failed(fence=published.fence, reason=bad.reason, detail=bad.detail))
         problem = FieldProblem(field="manifest", value=published.manifest_key, message=bad.detail)
@@ -134,6 +138,13 @@ def _end(plane: Plane, job_id: str, number: int, failed: Failed) -> None:
     end = policy.End(failed.reason, failed.detail)
     with plane.database.write() as session:
         lifecycle.end_attempt(session, job_id, number, failed.fence, end, plane.settings, plane.now())
+
+
+def _verified(plane: Plane, claim: Claim, base: BaseModel, published: Published) -> Manifest:
+    """The manifest, checked as its job's method asks. Raises BadWeights, StorageError."""
+    if Params.model_validate(claim.job.params).method == one_photo.METHOD:
+        return verify_photo(plane.store, claim, stored_files(base.adapter_files), published)
+    return verify(plane.store, claim, published)
 
 
 def _references(base: BaseModel, job: Job) -> list[StoredFile]:

@@ -46,7 +46,7 @@ def read(source: Source) -> BaseFolder:
         _refuse_code(source, name, index[name][0])
     files = [path for path in source.files if "/" not in path and path.endswith(_TEXTS) and path != RECIPE]
     for name in parts:
-        files += _component(source, name)
+        files += component_files(source, name)
     return BaseFolder(family, sorted(files))
 
 
@@ -73,6 +73,11 @@ def _refuse_code(source: Source, name: str, library: object) -> None:
             f"{source.name}: {INDEX} takes {name} from {library!r}. Code of a folder's own is never run; the classes "
             f"must be of {', '.join(LIBRARIES)}."
         )
+    refuse_auto_map(source, name)
+
+
+def refuse_auto_map(source: Source, name: str) -> None:
+    """Raise BaseModelError where a component's configuration names code of its folder's own."""
     for path in (f"{name}/config.json", f"{name}/tokenizer_config.json"):
         if path in source.files and _json(source, path).get("auto_map"):
             raise BaseModelError(
@@ -81,8 +86,8 @@ def _refuse_code(source: Source, name: str, library: object) -> None:
             )
 
 
-def _component(source: Source, name: str) -> list[str]:
-    """Weights of the plain variant and everything that describes them."""
+def component_files(source: Source, name: str) -> list[str]:
+    """Weights of a component's plain variant and everything that describes them. Raises BaseModelError."""
     files = sorted(PurePosixPath(path) for path in source.files if path.startswith(f"{name}/") and path.count("/") == 1)
     if not files:
         raise BaseModelError(f"{INDEX} names {name}, but {source.name} has no such folder. Fetch the whole of it.")

@@ -39,11 +39,11 @@ class Claim:
 
 def verify(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
     """The manifest, where everything it says is so. Raises BadWeights, or StorageError where the store is away."""
-    manifest = _read_manifest(store, claim, published)
+    manifest = read_manifest(store, claim, published)
     base = {file.path: file for file in claim.base_files}
     _check_files(manifest, base)
     for file in manifest.changed:
-        _check_stored(store, claim, file)
+        check_stored(store, claim, file)
         try:
             _check_weights(store, file, base[file.path])
         except DamagedObject as damaged:
@@ -51,7 +51,8 @@ def verify(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
     return manifest
 
 
-def _read_manifest(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
+def read_manifest(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
+    """The attempt's own manifest, as it was reported. Raises BadWeights."""
     key = keys.model_manifest(claim.job.tenant_id, claim.job.id, claim.attempt)
     if published.manifest_key != key:
         raise BadWeights(f"the manifest is {published.manifest_key}, not this attempt's own {key}")
@@ -85,7 +86,8 @@ def _check_files(manifest: Manifest, base: dict[str, StoredFile]) -> None:
         raise BadWeights(f"only weights may change, not {', '.join(odd)}")
 
 
-def _check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
+def check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
+    """Raise BadWeights unless the changed file lies whole in the attempt's own folder."""
     key = keys.model_file(claim.job.tenant_id, claim.job.id, claim.attempt, file.path)
     if file.key != key:
         raise BadWeights(f"{file.path} lies at {file.key}, outside the attempt's own folder")

@@ -83,8 +83,8 @@ def model_record(model: Model) -> ModelRecord:
 
 
 def prompt_prefix(subject: Subject) -> str:
-    """What names a subject in a prompt, e.g. "sks dog"."""
-    return f"{subject.token} {subject.class_noun}"
+    """What names a subject in a prompt, e.g. "sks dog"; the noun alone where no token was taught."""
+    return f"{subject.token} {subject.class_noun}".lstrip()
 
 
 def base_model_record(base: BaseModel) -> BaseModelRecord:
@@ -98,6 +98,7 @@ def base_model_record(base: BaseModel) -> BaseModelRecord:
         bytes=sum(file.bytes for file in stored_files(base.files)),
         source=base.source if base.revision else "",  # folders and buckets are the operator's own affair
         revision=base.revision,
+        has_ip_adapter=bool(base.adapter_files),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from booth.contract.jobs import JobSpec, Params, PhotoRef
 from booth.contract.models import Recipe
+from booth_service.control import one_photo
 from booth_service.control.tokens import Vocabulary
 
 _MOST_NAMES = 5
@@ -12,6 +13,8 @@ _MOST_NAMES = 5
 
 def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabulary) -> list[str]:
     """All that words and numbers alone tell, before a photo is there."""
+    if spec.method == one_photo.METHOD:
+        return list(one_photo.warnings_of(spec))
     return [
         *_of_tokens(params, recipe, vocabulary),
         *_of_prompts(params, vocabulary),
@@ -28,6 +31,8 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
 
 def of_photos(params: Params, photos: Sequence[tuple[str, tuple[int, int]]]) -> list[str]:
     """What the photos themselves tell: their names and (width, height)."""
+    if params.method == one_photo.METHOD:
+        return []  # its size is that of the image encoder, far below the resolution
     said = []
     if small := [f"{name} ({w} x {h})" for name, (w, h) in photos if _is_small(w, h, params)]:
         said.append(

@@ -48,8 +48,8 @@ class Export:
 def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore) -> tuple[str, str]:
     """Write the manifest of a complete model; returns its key and SHA-256.
 
-    Unchanged parts are references to the base model's files. A manifest that is already there is kept and returned:
-    it can only be this attempt's own.
+    Unchanged parts are references to the base model's files, and to its adapter's where the job uses one. A manifest
+    that is already there is kept and returned: it can only be this attempt's own.
     """
     paths = {file.path for file in changed}
     manifest = Manifest(
@@ -58,7 +58,7 @@ def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore
         fence=brief.fence,
         base_model=brief.base_model,
         changed=changed,
-        unchanged=[file for file in brief.base_files if file.path not in paths],
+        unchanged=[file for file in [*brief.base_files, *brief.adapter_files] if file.path not in paths],
         params=brief.params,
     )
     key = keys.model_manifest(brief.tenant_id, brief.job_id, brief.attempt)
