@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from booth.contract import limits
+from booth.contract.attempts import StoredFile
 from booth.contract.base import Record, Request
 from booth.contract.jobs import JobFailure, JobSpec, Words
 from booth.contract.scores import Score
@@ -98,7 +99,8 @@ class GroupPage(Record):
 class CellRecord(Record):
     """A cell: its job, where it stands, and its scores by step, without cases and pictures.
 
-    `score_keys` are where the whole scores lie, in the same order; drivers alone are told them.
+    `score_keys` are where the whole scores lie, in the same order, and `photos` where the first subject's photos do;
+    drivers alone are told them.
     """
 
     job_id: str
@@ -110,6 +112,7 @@ class CellRecord(Record):
     selected_step: int | None = None
     scores: list[Score] = []
     score_keys: list[str] = []
+    photos: list[StoredFile] = []
 
 
 class CellPage(Record):

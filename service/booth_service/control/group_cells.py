@@ -15,6 +15,7 @@ from booth_service.control.groups import labels_of, place_of
 from booth_service.control.plane import Plane
 from booth_service.control.problems import conflict, not_found
 from booth_service.control.records import Attempt, AttemptState, Group, Job, RunAttempt, StepScore
+from booth_service.control.views import stored_files
 
 
 def brief(plane: Plane, session: Session, group: Group, attempt: RunAttempt) -> GroupBrief:
@@ -98,4 +99,5 @@ def _record(job: Job, scores: Iterable[StepScore], with_keys: bool) -> CellRecor
         selected_step=job.selected_step,
         scores=[Score.model_validate(row.score) for row in rows],
         score_keys=[row.key for row in rows] if with_keys else [],
+        photos=stored_files([row for row in job.photos if not row.get("subject")]) if with_keys else [],
     )
