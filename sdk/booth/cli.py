@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from booth import (
     cli_base_models,
     cli_download,
+    cli_encoders,
     cli_generate,
     cli_generations,
     cli_models,
@@ -195,6 +196,7 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 app.add_typer(cli_generate.app)
 app.add_typer(cli_models.app, name="models")
 app.add_typer(cli_base_models.app, name="base-models")
+app.add_typer(cli_encoders.app, name="encoders")
 app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
 app.add_typer(cli_generations.app)

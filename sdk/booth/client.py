@@ -16,6 +16,7 @@ from booth.contract.drawing import PromptEdit, SchedulerName
 from booth.contract.jobs import JobRecord, JobSpec, Method, PreparedJob, TrainingOptions
 from booth.contract.problems import FieldProblem
 from booth.drawing import OnStep
+from booth.encoders import Encoders
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
 from booth.generations import Generation, Generations, begin
 from booth.jobs import Job, Jobs
@@ -45,6 +46,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.models = Models(self._transport)
         self.base_models = BaseModels(self._transport)
+        self.encoders = Encoders(self._transport)
         self.generations = Generations(self._transport)
 
     def __enter__(self) -> Client:

@@ -10,7 +10,14 @@ from urllib.parse import quote
 from booth.contract.drawing import PromptEdit, SchedulerName
 from booth.contract.models import BaseModelPage, BaseModelRecord, ModelPage, ModelRecord
 from booth.contract.problems import Problem
-from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
+from booth.downloads import (
+    DEFAULT_RANK,
+    check_format,
+    download_embedding,
+    download_folder,
+    download_lora,
+    download_original,
+)
 from booth.drawing import OnStep
 from booth.errors import NotFoundError
 from booth.generations import Generation, begin
@@ -133,7 +140,9 @@ class Model:
         return begin(self._transport, f"/v1/models/{self.id}/generations", prompts, settings, idempotency_key)
 
     @overload
-    def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...
+    def download(
+        self, path: str | Path, format: Literal["diffusers", "original", "embedding"] = "diffusers"
+    ) -> Path: ...
 
     @overload
     def download(self, path: str | Path, format: Literal["lora"], rank: int = DEFAULT_RANK) -> Lora: ...
@@ -147,6 +156,8 @@ class Model:
         "diffusers" is a folder for `from_pretrained`, new or empty so far. "original" is one .safetensors file for
         ComfyUI and AUTOMATIC1111. "lora" is a small .safetensors file for `load_lora_weights` on the base model: the
         nearest change of `rank` to each matrix, with how much of the change that keeps; it takes `booth[lora]`.
+        "embedding" is what a textual inversion learned, a few KB, for `load_textual_inversion` on the base model: there
+        the token is written <token>.
 
         Raises ValidationError for a path that is taken and arguments that mean nothing, TransferError where a file
         does not come as recorded, FormatError where the model cannot be had in the format. Then nothing is left
@@ -155,6 +166,8 @@ class Model:
         check_format(format, rank)
         if format == "original":
             return download_original(self._transport, self.id, Path(path))
+        if format == "embedding":
+            return download_embedding(self._transport, self.id, Path(path))
         if format == "lora":
             return download_lora(self._transport, self.id, Path(path), DEFAULT_RANK if rank is None else rank)
         return download_folder(self._transport, self.id, Path(path))

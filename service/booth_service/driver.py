@@ -1,5 +1,5 @@
 """The spine of one attempt: class images -> train -> publish -> score; where the job chooses among its checkpoints,
-class images -> train -> score -> publish; or photo -> publish. Runs as the entrypoint of a Ray job.
+class images -> train -> score -> publish; of one photo, read -> publish. Runs as the entrypoint of a Ray job.
 
 python -m booth_service.driver <job id> <attempt>
 """

@@ -18,6 +18,7 @@ from booth.contract.states import JobState
 from booth_service.control import (
     base_models,
     class_photos,
+    inversion,
     one_photo,
     photos,
     picture_sides,
@@ -30,7 +31,7 @@ from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
 from booth_service.control.records import BaseModel, Idempotency, Job, new_id
-from booth_service.control.views import job_record, prompt_prefix, stored_files
+from booth_service.control.views import job_record, prompt_prefixes, stored_files
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         used = _used_tokens(session, tenant_id)
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
         problems += resolve.class_image_problems(spec)
+        problems += inversion.spec_problems(spec)
         problems += base_model_problems(session, spec.base_model)
     is_one_photo = spec.method == one_photo.METHOD
     if is_one_photo:
@@ -90,6 +92,8 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     vocabulary = plane.tokenizers.of(stored_files(base.files))
     asked = [spec.token, *(further.token for further in spec.more_subjects)]
     chosen = [""] if is_one_photo else tokens.choose_tokens(asked, recipe, vocabulary, used)
+    if problems := inversion.base_problems(spec, recipe, vocabulary, chosen[0]):
+        raise invalid(problems)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
     try:
         with plane.database.read() as session:
@@ -145,7 +149,7 @@ def new_job(
         id=new_id("job"),
         tenant_id=tenant_id,
         base_model_id=meaning.base.id,
-        name=spec.name or " + ".join(prompt_prefix(subject) for subject in meaning.params.subjects),
+        name=spec.name or " + ".join(prompt_prefixes(meaning.params)),
         spec=spec.model_dump(mode="json"),
         params=meaning.params.model_dump(),
         warnings=[*meaning.warnings, *seen],

@@ -64,10 +64,10 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         class_photos=[ClassPhoto.model_validate(photo) for photo in job.class_photos],
         share_class_images=plane.settings.share_class_images,
         references=_references(base, job) if plane.settings.delta_store else [],
+        adapter_files=stored_files(base.adapter_files) if params.method == one_photo.METHOD else [],
         suite_files=stored_files(suite.files) if suite else [],
         scores=standing,
         is_last_try=is_last_try,
-        adapter_files=stored_files(base.adapter_files) if params.method == one_photo.METHOD else [],
         resume_key=job.checkpoint_key,
     )
 

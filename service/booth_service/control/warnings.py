@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from booth.contract.jobs import JobSpec, Params, PhotoRef
 from booth.contract.models import Recipe
-from booth_service.control import one_photo
+from booth_service.control import inversion, one_photo
 from booth_service.control.tokens import Vocabulary
 
 _MOST_NAMES = 5
@@ -23,6 +23,7 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
         *_of_photo_counts(spec, params),
         *_of_resolution(params, recipe),
         *_of_unused_dials(spec, params),
+        *inversion.warnings(spec),
         *_of_schedules(params),
         *_of_samples(spec, params),
         *_of_options(params),
@@ -125,6 +126,8 @@ def _of_resolution(params: Params, recipe: Recipe) -> Iterable[str]:
 
 
 def _of_unused_dials(spec: JobSpec, params: Params) -> Iterable[str]:
+    if params.method == inversion.METHOD:
+        return
     if not params.train_text_encoder:
         if spec.options.text_encoder_learning_rate is not None:
             yield "text_encoder_learning_rate has no effect while train_text_encoder is false"

@@ -12,6 +12,7 @@ from torch import Tensor
 from booth.contract.jobs import TRAINING_PHASE, Params, Progress
 from booth_service.data.dataset import Picture
 from booth_service.diffusion import denoiser as denoisers
+from booth_service.diffusion import placeholder
 from booth_service.diffusion.components import Components
 from booth_service.diffusion.latents import encode_pixels, sample_latents
 from booth_service.diffusion.loss import min_snr_weights, row_losses, target
@@ -87,7 +88,7 @@ def train(task: Task, desk: Desk) -> Trained:
         desk.say(Progress(phase="encoding pictures", step=min(done, total), total_steps=total))
 
     cache = build_cache(params, task.photos, task.class_images, components, device, say_encoded, task.known)
-    denoiser = denoisers.denoiser(components, params.train_text_encoder)
+    denoiser = trained_module(components, params)
     if plan.activation_checkpointing:
         denoiser.enable_activation_checkpointing()
     if not cache.is_cached:
@@ -104,7 +105,7 @@ def train(task: Task, desk: Desk) -> Trained:
     prompts = prompt_tables(denoiser, components, batches.prompts, device)
     engine = make_engine(denoiser, params, plan, bf16, device)
     ema = Ema(engine, params.ema_decay) if params.ema_decay else None
-    num_groups = 2 if params.train_text_encoder else 1
+    num_groups = 2 if params.train_text_encoder else 1  # an inverted token's rows are the one group there is
 
     # ---- loop state
     step = first_step = desk.resume(engine, ema)
@@ -161,10 +162,17 @@ def train(task: Task, desk: Desk) -> Trained:
     return Trained(engine, ema)
 
 
+def trained_module(components: Components, params: Params) -> denoisers.TextConditionedDenoiser:
+    """The denoiser around the components' own modules, of which what the job's method trains has gradients."""
+    if params.method == "textual_inversion":
+        return placeholder.inverted(components, params.token, params.initializer_token or params.class_noun)
+    return denoisers.denoiser(components, params.train_text_encoder)
+
+
 def restored(task: Task, desk: Desk) -> Trained:
     """The run as the desk's checkpoint has it, without a further step; all ranks call it. No picture is looked at."""
     params, plan = task.params, task.plan
-    denoiser = denoisers.denoiser(task.components, params.train_text_encoder)
+    denoiser = trained_module(task.components, params)
     engine = make_engine(denoiser, params, plan, _computes_in_bf16(params, plan), _device(plan))
     ema = Ema(engine, params.ema_decay) if params.ema_decay else None
     step = desk.resume(engine, ema)
@@ -241,6 +249,8 @@ def make_engine(
     """DeepSpeed's engine, or the plain one at stage 0 on one rank; the module is on the device afterwards."""
     groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
     if plan.ranks == 1 and plan.zero_stage == 0:
+        if bf16 and params.method == "textual_inversion":
+            placeholder.lower_frozen(module, torch.bfloat16)
         return PlainEngine(
             module.to(device),
             groups,
