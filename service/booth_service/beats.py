@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
 from booth.contract.bulk import Finished, GenerationBrief
 from booth.contract.evaluation import EvaluationBrief
-from booth.contract.groups import ClaimedCell, GroupBrief
+from booth.contract.groups import CellPage, ClaimedCell, GroupBrief
 from booth.contract.jobs import Progress
 from booth.contract.scores import StepScore
 from booth.contract.states import Desired, FailureReason, JobState
@@ -94,6 +94,10 @@ class RunLine(Line):
     def claim_cell(self, job_id: str) -> ClaimedCell:
         """The job's next attempt is claimed for this group, where it waits for one."""
         return ClaimedCell.model_validate_json(self._call("POST", f"/cells/{job_id}").content)
+
+    def cells(self) -> CellPage:
+        """All cells of the group with all that they were scored."""
+        return CellPage.model_validate_json(self._call("GET", "/cells").content)
 
     def done(self, finished: Finished) -> None:
         """Say that all of it is stored."""
