@@ -41,11 +41,11 @@ def score_run(desk: ScoreDesk) -> list[StepScore]:
     with Pulse(desk.line, brief.fence, JobState.EVALUATING, Progress(phase=SCORING_PHASE)) as pulse:
         tasks, missing = tasks_of(brief, desk.work.store)
         if tasks and brief.is_last_try:
-            steps = _listed([task.step for task in tasks])
-            _warn(pulse, f"steps {steps} were not scored: this was the job's last try, which scoring might have cost")
+            why = "this was the job's last try, which scoring might have cost"
+            _warn(pulse, f"{_not_scored([task.step for task in tasks])}: {why}")
             tasks = []
         if missing:
-            _warn(pulse, f"steps {_listed(missing)} were not scored: their checkpoints are not there")
+            _warn(pulse, f"{_not_scored(missing)}: no checkpoint is there")
         if tasks:
             for each in _Stage(desk, pulse, tasks).scores():
                 found[each.score.step] = each
@@ -79,7 +79,7 @@ class _Stage:
         """Every score that could be made."""
         steps = [task.step for task in self._tasks]
         self._say(
-            f"scoring steps {_listed(steps)}: {self._total} pictures of "
+            f"scoring {_listed(steps)}: {self._total} pictures of "
             f"{self._desk.work.scoring.num_inference_steps} denoising steps, beside what training takes"
         )
         found, problems = [], defaultdict(list)
@@ -100,7 +100,7 @@ class _Stage:
         except ServiceError as error:
             problems[str(error)] += sorted(left)
         for problem, at in problems.items():
-            _warn(self._pulse, f"steps {_listed(sorted(at))} were not scored: {problem}")
+            _warn(self._pulse, f"{_not_scored(sorted(at))}: {problem}")
         return found
 
     def _on_pictures(self, count: int) -> None:
@@ -131,8 +131,12 @@ def _warn(pulse: Pulse, warning: str) -> None:
     pulse.say(Progress(phase=SCORING_PHASE), warning=warning)
 
 
+def _not_scored(steps: Sequence[int]) -> str:
+    return f"{_listed(steps)} {'was' if len(steps) == 1 else 'were'} not scored"
+
+
 def _listed(steps: Sequence[int]) -> str:
-    return ", ".join(map(str, steps))
+    return f"{'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))}"
 
 
 def _minutes(seconds: float) -> str:

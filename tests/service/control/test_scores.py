@@ -1,7 +1,7 @@
 """Scores of jobs: how scoring is resolved, and what drivers say of it: kept once, fenced, shown to the owner."""
 
 import pytest
-from control_plane import Driver, both_databases, next_attempt, put_file, started
+from control_plane import Driver, both_databases, next_attempt, photo, put_file, started
 
 from booth.contract.jobs import Params
 from booth.contract.scores import Score, StepScore
@@ -220,3 +220,21 @@ def test_moments_of_8_bits_have_no_checkpoints_to_score(plane, user, suite):
     [(place, words)] = problems(user.submit(plane, options={"scoring": {}, "optimizer": "adamw_8bit"}))
     assert place == "options.scoring"
     assert "adamw_8bit have no checkpoints" in words
+
+
+@pytest.mark.parametrize(
+    ("dials", "said"),
+    [
+        ({"options": {"select_checkpoint": "fidelity"}}, "has no choice: step 10 alone is scored"),
+        ({"options": {"scoring": {"prompts": [f"a {'dog ' * 12}{{subject}}"]}}}, "the scored prompt 'a dog dog"),
+    ],
+)
+def test_scoring_that_will_disappoint(plane, user, suite, dials, said):
+    warnings = user.submit(plane, images=user.put_photos(plane, 3), **dials).json()["warnings"]
+    assert [warning for warning in warnings if said in warning]
+
+
+def test_of_several_subjects_the_first_is_scored_and_that_is_said(plane, user, suite):
+    more = [{"class_noun": "cat", "token": "zwx", "images": [user.put(plane, photo(9), "cat.png")]}]
+    job = user.submit(plane, more_subjects=more, options={"scoring": OWN}).json()
+    assert "scores are of the first subject alone, sks dog" in job["warnings"]
