@@ -12,7 +12,14 @@ from booth.contract.drawing import PromptEdit, SchedulerName
 from booth.contract.jobs import ClipText
 from booth.contract.models import BaseModelPage, BaseModelRecord, ModelPage, ModelRecord
 from booth.contract.problems import Problem
-from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
+from booth.downloads import (
+    DEFAULT_RANK,
+    check_format,
+    download_embedding,
+    download_folder,
+    download_lora,
+    download_original,
+)
 from booth.drawing import OnStep
 from booth.errors import NotFoundError
 from booth.evaluations import Evaluation
@@ -181,7 +188,9 @@ class Model:
         return evaluations.begin(self._transport, self.id, prompt_set, prompts, settings, idempotency_key)
 
     @overload
-    def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...
+    def download(
+        self, path: str | Path, format: Literal["diffusers", "original", "embedding"] = "diffusers"
+    ) -> Path: ...
 
     @overload
     def download(self, path: str | Path, format: Literal["lora"], rank: int = DEFAULT_RANK) -> Lora: ...
@@ -195,6 +204,8 @@ class Model:
         "diffusers" is a folder for `from_pretrained`, new or empty so far. "original" is one .safetensors file for
         ComfyUI and AUTOMATIC1111. "lora" is a small .safetensors file for `load_lora_weights` on the base model: the
         nearest change of `rank` to each matrix, with how much of the change that keeps; it takes `booth[lora]`.
+        "embedding" is what a textual inversion learned, a few KB, for `load_textual_inversion` on the base model: there
+        the token is written <token>.
 
         Raises ValidationError for a path that is taken and arguments that mean nothing, TransferError where a file
         does not come as recorded, FormatError where the model cannot be had in the format. Then nothing is left
@@ -203,6 +214,8 @@ class Model:
         check_format(format, rank)
         if format == "original":
             return download_original(self._transport, self.id, Path(path))
+        if format == "embedding":
+            return download_embedding(self._transport, self.id, Path(path))
         if format == "lora":
             return download_lora(self._transport, self.id, Path(path), DEFAULT_RANK if rank is None else rank)
         return download_folder(self._transport, self.id, Path(path))

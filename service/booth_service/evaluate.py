@@ -52,7 +52,7 @@ def main(evaluation_id: str, number: int) -> int:
 
     def evaluate(brief: EvaluationBrief) -> None:
         ray.init(log_to_driver=True)
-        run(brief, line, config, Pools(drawn_by_pool, encoded_by_pool), use_gpu=bulk.uses_gpu(brief.serving_gpus))
+        run(brief, line, config, Pools(drawn_by_pool, encoded_by_pool), use_gpu=actor_pool.uses_gpu(brief.serving_gpus))
 
     return attempt(line, line.evaluation_brief, evaluate)
 

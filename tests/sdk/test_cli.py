@@ -406,14 +406,16 @@ def test_a_model_that_is_not_there_cannot_be_deleted(server: ScriptedService) ->
 def test_base_models_are_listed_with_where_they_come_from(server: ScriptedService) -> None:
     base = BaseModelRecord(
         name="sd15", family="stable-diffusion", is_default=True, recipe=RECIPE, bytes=3 * 2**30, source="owner/sd",
-        revision="c" * 40,
+        revision="c" * 40, has_ip_adapter=True,
     )  # fmt: skip
-    own = base.model_copy(update={"name": "own", "is_default": False, "source": "", "revision": None})
+    changes = {"name": "own", "is_default": False, "source": "", "revision": None, "has_ip_adapter": False}
+    own = base.model_copy(update=changes)
     server.on("GET", "/v1/base-models", BaseModelPage(base_models=[base, own]))
     for command in (("base-models",), ("base-models", "ls")):
         _, first, second = run(*command).stdout.splitlines()
-        assert first.split() == ["sd15", "(default)", "stable-diffusion", "32", "3.00", "GiB", "owner/sd@cccccccccccc"]
-        assert second.split()[0] == "own"
+        start, source = ["sd15", "(default)", "stable-diffusion", "32", "3.00", "GiB", "yes"], "owner/sd@cccccccccccc"
+        assert first.split() == [*start, source]
+        assert second.split() == ["own", "stable-diffusion", "32", "3.00", "GiB", "-", "-"]
     assert json.loads(run("base-models", "--json").stdout)[0]["recipe"]["resolution"] == 32
     server.on("GET", "/v1/base-models", BaseModelPage(base_models=[]))
     assert "boothctl base-models add" in run("base-models").stderr

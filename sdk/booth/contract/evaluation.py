@@ -46,6 +46,15 @@ class ReportRow(Record):
     score: Score
 
 
+class ReportTable(Record):
+    """A further table of a report, as text: cells of a row stand under `head`; `note` says how to read it."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
 class Report(Record):
     """Everything a report shows. `definitions` say how each figure is made, `settings` with what."""
 
@@ -55,6 +64,7 @@ class Report(Record):
     definitions: dict[str, str] = {}
     settings: dict[str, str] = {}
     warnings: list[str] = []
+    tables: list[ReportTable] = []
 
 
 class ReportFile(Record):

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
 from booth.contract.encoders import EncoderSuitePage
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -45,6 +46,7 @@ from booth_service.control import (
     encoder_suites,
     lifecycle,
     samples,
+    scores,
     serving,
 )
 from booth_service.control.auth import Caller, Here
@@ -172,6 +174,13 @@ def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
     return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
 
 
+@router.get("/jobs/{job_id}/scores")
+def get_scores(job_id: str, tenant: Caller, plane: Here) -> JobScores:
+    """What the job's weights came to, the earliest step first, without cases and pictures."""
+    with plane.database.read() as session:
+        return scores.shown(session, lifecycle.owned_job(session, tenant, job_id))
+
+
 @router.get("/models")
 def list_models(tenant: Caller, plane: Here, limit: Limit = 50, after: After = None) -> ModelPage:
     """The tenant's models, newest first."""
@@ -199,10 +208,11 @@ def delete_model(model_id: str, tenant: Caller, plane: Here, afterwards: Backgro
 
 @router.get("/models/{model_id}/files")
 def get_model_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
-    """The model's diffusers folder, each file with a link that works for a few minutes."""
+    """The model's diffusers folder and what lies beside it, each file with a link that works for a few minutes."""
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant, model_id)
-    return _linked(plane, _manifest(plane, model).files)
+    manifest = _manifest(plane, model)
+    return _linked(plane, manifest.files, manifest.artefacts)
 
 
 @router.get("/models/{model_id}/base-files")
@@ -222,13 +232,15 @@ def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventP
     return EventPage(events=[event_record(event) for event in events], job=job_record(job))
 
 
-def _linked(plane: Plane, files: list[StoredFile]) -> ModelFiles:
-    return ModelFiles(files=[_link(plane, file) for file in files])
+def _linked(plane: Plane, files: list[StoredFile], artefacts: Sequence[StoredFile] = ()) -> ModelFiles:
+    return ModelFiles(
+        files=[_link(plane, file) for file in files], artefacts=[_link(plane, file) for file in artefacts]
+    )
 
 
 def _link(plane: Plane, file: StoredFile) -> ModelFile:
     link = partial(plane.store.download_link, expires_s=plane.settings.download_link_s)
-    said = file.model_dump(exclude={"key", "delta"})
+    said = file.model_dump(exclude={"key", "delta", "row"})
     if file.delta is None:
         return ModelFile(**said, url=link(file.key))
     stored = zip(file.delta.chunk_bytes, file.delta.chunk_sha256, strict=True)

@@ -177,6 +177,13 @@ def note_submitted(session: Session, attempt: RunAttempt, now: datetime) -> None
     session.get_one(RunAttempt, (attempt.run_id, attempt.n)).submitted_at = now
 
 
+def note_first(session: Session, attempt: RunAttempt, moved_at: datetime) -> RunAttempt:
+    """Work was done in this attempt, before any of it was finished."""
+    row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)
+    row.first_at = row.first_at or moved_at
+    return row
+
+
 def note_stop(session: Session, attempt: RunAttempt, reason: FailureReason, detail: str) -> None:
     """The attempt will end for this reason; its driver's own story comes second."""
     row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)

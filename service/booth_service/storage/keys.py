@@ -104,6 +104,11 @@ def run_log(run: str, attempt: int) -> str:
     return f"{run}/a{attempt}.log"
 
 
+def report_file(run: str, attempt: int, name: str) -> str:
+    """A file of the report that an attempt of the run ended with."""
+    return f"{run}/report-a{attempt}/{name}"
+
+
 def generation(tenant_id: str, generation_id: str) -> str:
     """The prefix of all that a generation stores."""
     return run("generation", tenant_id, generation_id)
@@ -152,11 +157,6 @@ def block_vectors(arm: str, suite_id: str, first: int, sha256: str) -> str:
 def block_thumbnails(arm: str, first: int, sha256: str) -> str:
     """Small copies of those pictures, for the report."""
     return f"{arm}/thumbnails/{first:06d}-{sha256[:16]}.safetensors"
-
-
-def report_file(run: str, attempt: int, name: str) -> str:
-    """A file of the report that an attempt of a run made."""
-    return f"{run}/a{attempt}-report/{name}"
 
 
 def job_report_file(tenant_id: str, job_id: str, number: int, name: str) -> str:
