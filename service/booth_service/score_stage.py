@@ -5,9 +5,11 @@ Nothing in here costs a job its model: what cannot be scored is a warning.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from booth.contract.attempts import Brief
+from booth.contract.evaluation import REPORT_PHASE
 from booth.contract.jobs import Progress
 from booth.contract.scores import StepScore
 from booth.contract.states import JobState
@@ -16,17 +18,20 @@ from booth_service.errors import AttemptEnded, ServiceError
 from booth_service.evaluation.choice import select_step
 from booth_service.scorer import ScoreTask, ScoreWork
 from booth_service.scores import Score, pictures_of, tasks_of
+from booth_service.storage.s3 import ObjectStore
 
 SCORING_PHASE = "scoring"
 
 
 @dataclass(frozen=True)
 class ScoreDesk:
-    """What scoring needs of an attempt. `score` does it: here, or on a cluster by an actor pool."""
+    """What scoring needs of an attempt. `score` does it: here, or on a cluster by an actor pool. `report` stores a
+    report on all scores; None where another one tells of them (a group's)."""
 
     work: ScoreWork
     line: Line
     score: Score
+    report: Callable[[Brief, ObjectStore, Sequence[StepScore]], None] | None = None
 
 
 def score_run(desk: ScoreDesk) -> list[StepScore]:
@@ -49,7 +54,10 @@ def score_run(desk: ScoreDesk) -> list[StepScore]:
         if tasks:
             for each in _Stage(desk, pulse, tasks).scores():
                 found[each.score.step] = each
-    return [found[step] for step in sorted(found)]
+        scored = [found[step] for step in sorted(found)]
+        if scored and desk.report is not None:
+            _report(desk.report, desk, scored, pulse)
+    return scored
 
 
 def choose_step(desk: ScoreDesk, scored: Sequence[StepScore]) -> int:
@@ -64,6 +72,19 @@ def choose_step(desk: ScoreDesk, scored: Sequence[StepScore]) -> int:
         print(f"step {step} is published: {choice.why}", flush=True)
         pulse.say(progress, note=f"step {step} is published: {choice.why}", selected_step=step)
     return step
+
+
+def _report(
+    report: Callable[[Brief, ObjectStore, Sequence[StepScore]], None],
+    desk: ScoreDesk,
+    scored: Sequence[StepScore],
+    pulse: Pulse,
+) -> None:
+    pulse.say(Progress(phase=REPORT_PHASE))
+    try:
+        report(desk.work.brief, desk.work.store, scored)
+    except (ServiceError, OSError, ValueError) as error:
+        _warn(pulse, f"there is no report on the scores: {error}")
 
 
 class _Stage:
