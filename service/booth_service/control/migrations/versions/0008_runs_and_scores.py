@@ -162,6 +162,7 @@ def downgrade() -> None:
         jobs.drop_constraint("jobs_group_id_fkey", type_="foreignkey")
         jobs.drop_column("group_id")
         jobs.drop_column("cell")
+        jobs.drop_column("selected_step")
     op.create_table(
         "generations",
         sa.Column("id", sa.Text(), primary_key=True),
