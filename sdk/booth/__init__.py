@@ -28,11 +28,13 @@ from booth.errors import (
     ValidationError,
     WaitTimeoutError,
 )
+from booth.evaluations import Evaluation
 from booth.generations import BulkPicture, Generation
 from booth.jobs import Job
 from booth.lora import Lora
 from booth.models import Model
 from booth.pictures import GeneratedImage
+from booth.reports import Report
 from booth.samples import SamplePicture, SampleStrip
 from booth.subjects import Photo, Subject
 
@@ -49,6 +51,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DrawingProgress",
+    "Evaluation",
     "Event",
     "FailureReason",
     "FormatError",
@@ -70,6 +73,7 @@ __all__ = [
     "Photo",
     "Progress",
     "PromptEdit",
+    "Report",
     "RunState",
     "SamplePicture",
     "SampleStrip",

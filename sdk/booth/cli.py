@@ -16,6 +16,7 @@ from booth import (
     cli_base_models,
     cli_download,
     cli_encoders,
+    cli_evaluate,
     cli_generate,
     cli_generations,
     cli_models,
@@ -201,6 +202,8 @@ app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
 app.add_typer(cli_generations.app)
 app.add_typer(cli_generations.generations_app, name="generations")
+app.add_typer(cli_evaluate.app)
+app.add_typer(cli_evaluate.evaluations_app, name="evaluations")
 app.add_typer(cli_operator.app)
 
 

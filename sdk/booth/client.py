@@ -18,6 +18,7 @@ from booth.contract.problems import FieldProblem
 from booth.drawing import OnStep
 from booth.encoders import Encoders
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
+from booth.evaluations import Evaluations
 from booth.generations import Generation, Generations, begin
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
@@ -48,6 +49,7 @@ class Client:
         self.base_models = BaseModels(self._transport)
         self.encoders = Encoders(self._transport)
         self.generations = Generations(self._transport)
+        self.evaluations = Evaluations(self._transport)
 
     def __enter__(self) -> Client:
         return self

@@ -21,6 +21,7 @@ from booth.errors import (
     WaitTimeoutError,
 )
 from booth.models import Model
+from booth.reports import Report
 from booth.samples import SampleStrip
 from booth.transport import Transport
 
@@ -159,6 +160,14 @@ class Job:
         if strips := self.samples():
             return samples.as_one_picture(strips)
         raise samples.none_yet(self.id, self.params)
+
+    def report(self) -> Report:
+        """The report of the newest finished evaluation of the job's model, else that on the job's own scores.
+
+        Raises NotFoundError where there is none yet (`model.evaluate()` makes one), ConflictError where the job has no
+        model, or it was deleted.
+        """
+        return Report(self._transport, f"{self._path}/report")
 
     def _follow(self, after: int, deadline: float | None) -> Iterator[Event]:
         """Events until the job is over; WaitTimeoutError at the deadline."""

@@ -22,7 +22,7 @@ JOB_FIELDS = {
     "status_detail",
     "warnings",
 }
-JOB_CALLS = {"cancel", "events", "logs", "refresh", "sample_strip", "samples", "wait"}
+JOB_CALLS = {"cancel", "events", "logs", "refresh", "report", "sample_strip", "samples", "wait"}
 DIALS = [
     "images",
     "token",

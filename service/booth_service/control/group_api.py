@@ -59,7 +59,7 @@ def get_report(group_id: str, tenant: Caller, plane: Here) -> ReportFiles:
     """The finished report; conflict before there is one."""
     with plane.database.read() as session:
         group = run_lifecycle.owned(session, Group, tenant, group_id)
-    return reports.files_of(plane, group)
+    return reports.of_run(plane, group)
 
 
 @router.post("/{group_id}/cancel", status_code=202)
