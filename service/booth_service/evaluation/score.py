@@ -17,6 +17,7 @@ from booth_service.evaluation import metrics
 from booth_service.evaluation.encoders import Suite
 from booth_service.evaluation.vectors import Vectors, vectors_of
 
+CONTEXT_HEAD = "context"  # the attribute head, where a suite has it, that says where a picture is set
 CLIP_TEXTS = {
     "noun": "CLIP-T compares with the prompt in which the class noun stands for the subject",
     "identifier": "CLIP-T compares with the prompt as it is drawn, the identifier in it",
@@ -174,21 +175,18 @@ def warnings_of(
 
 
 def _contexts_of_photos(pictures: Sequence[ScoredPicture], asked: Asked, photos: Vectors) -> list[str]:
-    """A warning for each head in which pictures show what a photo does where their prompt asks for something else."""
-    found = []
-    for head, wanted in asked.labels.items():
-        wrong = [
-            picture.attributes[head]
-            for picture in pictures
-            if wanted[picture.case] not in (None, picture.attributes[head])
-            and picture.attributes[head] in photos.labels[head]
-        ]
-        if wrong:
-            found.append(
-                f"Memorised? {len(wrong)} of {len(pictures)} pictures show a training photo's {head} where the prompt "
-                f"asks for another: {_listed(sorted(set(wrong)))}."
-            )
-    return found
+    """A warning where pictures show a photo's context and their prompt asks for another."""
+    if CONTEXT_HEAD not in asked.labels:
+        return []
+    wanted, of_photos = asked.labels[CONTEXT_HEAD], photos.labels[CONTEXT_HEAD]
+    seen = [(wanted[picture.case], picture.attributes[CONTEXT_HEAD]) for picture in pictures]
+    wrong = [shown for asked_for, shown in seen if asked_for not in (None, shown) and shown in of_photos]
+    if not wrong:
+        return []
+    return [
+        f"Memorised? {len(wrong)} of {len(pictures)} pictures show a training photo's context where the prompt asks "
+        f"for another: {_listed(sorted(set(wrong)))}."
+    ]
 
 
 def _case_numbers(drawn: Drawn, cases: Sequence[PromptCase]) -> list[int]:
