@@ -1,8 +1,8 @@
 """Models in the object store that nobody trained: a base with noise on every weight, published as jobs publish."""
 
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -63,8 +63,8 @@ def _publish(
     }
     brief = _brief(plain, name)
     changed = Export(brief, store, str(scratch))(WholeWeights(noisy), lambda *_: None)
-    key, sha256 = publish_manifest(brief, changed, store)
-    return plain.model_copy(update={"model_id": name, "manifest_key": key, "manifest_sha256": sha256})
+    key, digest = publish_manifest(brief, changed, store)
+    return plain.model_copy(update={"model_id": name, "manifest_key": key, "manifest_sha256": digest})
 
 
 def _brief(plain: ModelRef, name: str) -> Brief:
@@ -75,26 +75,33 @@ def _brief(plain: ModelRef, name: str) -> Brief:
     )  # fmt: skip
 
 
-def publish_photos(
-    store: ObjectStore, base: Path, adapter: Path, photos: Mapping[str, Image.Image], scratch: Path
-) -> dict[str, ModelRef]:
-    """Models of one photo each by name, published as jobs of the method "ip_adapter" do. `adapter` is as the operator
-    gives it."""
+def photo_briefs(store: ObjectStore, base: Path, adapter: Path, photos: Mapping[str, Image.Image]) -> dict[str, Brief]:
+    """Briefs of jobs of the method "ip_adapter" by name, all that they name stored. `adapter` is as the operator gives
+    it."""
     plain = base_ref(store, base)
-    adapter_files = [file.model_copy(update={"path": f"{FOLDER}/{file.path}"}) for file in store_base(store, adapter)]
-    published = {}
+    files = [file.model_copy(update={"path": f"{FOLDER}/{file.path}"}) for file in store_base(store, adapter)]
+    briefs = {}
     for name, photo in photos.items():
         png = io.BytesIO()
         photo.save(png, "PNG")
-        sha256 = hashlib.sha256(png.getvalue()).hexdigest()
-        stored = InstancePhoto(path="00.png", key=f"photos/{sha256}", bytes=len(png.getvalue()), sha256=sha256)
-        store.put(stored.key, png.getvalue())
-        brief = _brief(plain, name).model_copy(
-            update={"params": PHOTO_PARAMS, "photos": [stored], "adapter_files": adapter_files}
-        )
-        work = adapter_job.work_of(brief, store, str(scratch), use_gpu=False)
-        key, manifest = publish_manifest(brief, [adapter_job.read_photo(work)], store)
-        published[name] = plain.model_copy(update={"model_id": name, "manifest_key": key, "manifest_sha256": manifest})
+        body = png.getvalue()
+        stored = InstancePhoto(path="00.png", key=f"photos/{name}", bytes=len(body), sha256=sha256(body).hexdigest())
+        store.put(stored.key, body)
+        of_photo = {"params": PHOTO_PARAMS, "photos": [stored], "adapter_files": files}
+        briefs[name] = _brief(plain, name).model_copy(update=of_photo)
+    return briefs
+
+
+def publish_photos(
+    store: ObjectStore, base: Path, adapter: Path, photos: Mapping[str, Image.Image], scratch: Path
+) -> dict[str, ModelRef]:
+    """Models of one photo each by name, published as such jobs do."""
+    published = {}
+    for name, brief in photo_briefs(store, base, adapter, photos).items():
+        embeds = adapter_job.read_photo(adapter_job.work_of(brief, store, str(scratch), use_gpu=False))
+        key, digest = publish_manifest(brief, [embeds], store)
+        manifest = {"manifest_key": key, "manifest_sha256": digest}
+        published[name] = base_ref(store, base).model_copy(update={"model_id": name, **manifest})
     return published
 
 

@@ -15,7 +15,7 @@ In all about 3,800 core seconds, or 35 minutes. A point is 32 pictures of 8 step
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from world import CONTEXTS, NOUNS, Subject
 
@@ -35,6 +35,9 @@ TEMPLATES = [f"a photo of {{0}} {{1}} {phrase}" for phrase in CONTEXTS.values()]
 WITHOUT_PRIOR = {"prior_loss_weight": 0.0, "num_class_images": 0}
 
 
+Noun = Literal["correct", "wrong", "none"]
+
+
 @dataclass(frozen=True)
 class Arm:
     """What one arm's cells are trained with and when their weights are scored; step 0 is the frozen base."""
@@ -42,7 +45,7 @@ class Arm:
     name: str
     points: list[int]
     dials: dict[str, Any] = field(default_factory=dict)
-    noun: str = "correct"  # correct | wrong | none
+    noun: Noun = "correct"
 
     def class_noun(self, subject: Subject) -> str:
         """The noun that the photos are called. A wrong one is the same for a subject in every run."""
@@ -65,7 +68,8 @@ class Arm:
             noun=subject.noun,
             unseen=[CONTEXTS[context] for context in subject.held_out_contexts],
         )
-        return TrainingOptions(instance_prompt=f"a photo of {phrase}", scoring=scoring)
+        own_prompts = self.name == INVERSION  # its recipe has templates
+        return TrainingOptions(instance_prompt=None if own_prompts else f"a photo of {phrase}", scoring=scoring)
 
     def prompts(self, subject: Subject) -> list[str]:
         """The templates that are drawn."""
@@ -80,7 +84,7 @@ ARMS = {
         Arm(WRONG_NOUN, NOUN_POINTS, {"steps": NOUN_STEPS, **WITHOUT_PRIOR}, noun="wrong"),
         Arm(NO_NOUN, NOUN_POINTS, {"steps": NOUN_STEPS, **WITHOUT_PRIOR}, noun="none"),
         Arm(FROZEN_TEXT, [300, STEPS], {"steps": STEPS, "train_text_encoder": False}),
-        Arm(INVERSION, [INVERSION_STEPS], {"steps": INVERSION_STEPS, "method": "textual_inversion"}),
+        Arm(INVERSION, [INVERSION_STEPS], {"steps": INVERSION_STEPS, "method": "textual_inversion"}, noun="none"),
         Arm(LIMITS, [STEPS], {"steps": STEPS, **WITHOUT_PRIOR}),
     )
 }

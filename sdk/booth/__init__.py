@@ -2,7 +2,8 @@
 
 from booth.client import Client
 from booth.contract.drawing import PromptEdit
-from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
+from booth.contract.jobs import Event, JobFailure, Params, Progress, ScoringOptions, TrainingOptions
+from booth.contract.scores import Score
 from booth.contract.states import FailureReason, JobState, RunState
 from booth.drawing import DrawingProgress
 from booth.errors import (
@@ -77,6 +78,8 @@ __all__ = [
     "RunState",
     "SamplePicture",
     "SampleStrip",
+    "Score",
+    "ScoringOptions",
     "Subject",
     "TrainingOptions",
     "TransferError",

@@ -22,6 +22,7 @@ from booth import (
     cli_models,
     cli_operator,
     cli_samples,
+    cli_scores,
     job_file,
 )
 from booth import cli_output as out
@@ -200,6 +201,7 @@ app.add_typer(cli_base_models.app, name="base-models")
 app.add_typer(cli_encoders.app, name="encoders")
 app.add_typer(cli_download.app)
 app.add_typer(cli_samples.app)
+app.add_typer(cli_scores.app)
 app.add_typer(cli_generations.app)
 app.add_typer(cli_generations.generations_app, name="generations")
 app.add_typer(cli_evaluate.app)

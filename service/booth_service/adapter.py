@@ -49,7 +49,9 @@ Read = Callable[[PhotoWork], StoredFile]
 def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, read: Read, *, use_gpu: bool) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
     work = work_of(brief, store, scratch_dir, use_gpu=use_gpu)
-    with Pulse(line, brief.fence, JobState.PREPARING, Progress(phase=READING_PHASE, total_steps=1)) as pulse:
+    reading = Progress(phase=READING_PHASE, total_steps=1)
+    with Pulse(line, brief.fence, JobState.PREPARING, reading) as pulse:
+        pulse.say(reading)
         embeds = read(work)
         pulse.check()
         pulse.say(Progress(phase="publishing", step=1, total_steps=1), state=JobState.PUBLISHING)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from booth.contract.jobs import Params
+from booth_service.diffusion.placeholder import row_of
 from booth_service.errors import CheckpointMismatch
 from booth_service.storage.s3 import ObjectStore
 from booth_service.training import checkpoint
@@ -28,7 +29,13 @@ def put_checkpoint(modules: dict[str, nn.Module], params: Params, manifest_key: 
 
 @torch.no_grad()
 def put_values(parameters: dict[str, nn.Parameter], name: str, start: int, values: Tensor) -> None:
-    """Elements from `start` on of the parameter of this name are these 1-D values, in its own format."""
-    if name not in parameters:
+    """Elements from `start` on of what is trained under this name are these 1-D values, in the parameter's own format.
+
+    What is trained is a whole parameter or, of Textual Inversion, one row of it.
+    """
+    row = row_of(name)
+    whole_name = name if row is None else row[0]
+    if whole_name not in parameters:
         raise CheckpointMismatch(f"the checkpoint's {name} is no parameter of the base model")
-    parameters[name].view(-1).narrow(0, start, values.numel()).copy_(values)
+    target = parameters[whole_name] if row is None else parameters[whole_name][row[1]]
+    target.view(-1).narrow(0, start, values.numel()).copy_(values)

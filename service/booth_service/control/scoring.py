@@ -1,8 +1,7 @@
 """How a job is scored: from what its owner asked and what the recipe says to the cases, steps and encoders of it."""
 
-from dataclasses import dataclass
+from functools import partial
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from booth.contract import limits, prompt_sets
@@ -10,17 +9,19 @@ from booth.contract.jobs import JobSpec, Params, PromptCase, Scoring, ScoringOpt
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.prompt_sets import PromptSetError
+from booth_service.control import encoder_suites
 from booth_service.control.records import EncoderSuite
 
 BASE_STEP, END = 0, -1
 _FIELD = "options.scoring"
 
 
-@dataclass(frozen=True)
 class Refused(Exception):
     """What is wrong with how a job is to be scored."""
 
-    problems: list[FieldProblem]
+    def __init__(self, problems: list[FieldProblem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
 
 def resolve_scoring(session: Session, spec: JobSpec, params: Params, recipe: Recipe) -> Scoring | None:
@@ -31,7 +32,7 @@ def resolve_scoring(session: Session, spec: JobSpec, params: Params, recipe: Rec
         return None
     asked = asked or ScoringOptions()
     suite_name = asked.suite or recipe.encoders
-    suite = current_suite(session, suite_name)
+    suite = encoder_suites.find(session, suite_name)
     problems = [*_suite_problems(session, suite, suite_name), *_unscorable(params), *_step_problems(asked, params)]
     try:
         cases = cases_of(asked, params, recipe)
@@ -77,35 +78,23 @@ def cases_of(asked: ScoringOptions, params: Params, recipe: Recipe) -> list[Prom
     if asked.prompts and asked.prompt_set:
         message, remedy = "There are prompts of your own too.", "Give either prompts or a prompt_set."
         raise Refused([_problem("prompt_set", asked.prompt_set, message, remedy)])
+    phrase = asked.phrase or (params.token if params.method == "textual_inversion" else None)
     field, value = ("prompts", "") if asked.prompts else ("prompt_set", asked.prompt_set or recipe.prompt_set)
     try:
         templates = asked.prompts or prompt_sets.named(value)
-        prompt_sets.cases(templates, params.token, noun, phrase=asked.phrase, clip_text=asked.clip_text)
+        made = partial(prompt_sets.cases, templates, params.token, noun, phrase=phrase, clip_text=asked.clip_text)
+        made()
         field, value = "unseen", ", ".join(asked.unseen)
-        return prompt_sets.cases(
-            templates,
-            params.token,
-            noun,
-            phrase=asked.phrase,
-            clip_text=asked.clip_text,
-            unseen=asked.unseen,
-        )
+        return made(unseen=asked.unseen)
     except PromptSetError as error:
         raise Refused([_problem(field, value, error.message, error.remedy)]) from error
-
-
-def current_suite(session: Session, name: str) -> EncoderSuite | None:
-    """The suite that a name means now."""
-    here = select(EncoderSuite).where(EncoderSuite.name == name, EncoderSuite.replaced_at.is_(None))
-    return session.scalar(here)
 
 
 def _suite_problems(session: Session, suite: EncoderSuite | None, name: str) -> list[FieldProblem]:
     if suite is not None:
         return []
-    known = list(session.scalars(select(EncoderSuite.name).where(EncoderSuite.replaced_at.is_(None))))
-    there = f" Those here are {', '.join(sorted(known))}." if known else ""
-    remedy = f"Ask the operator to add it: boothctl encoders add {name} FOLDER.{there}"
+    there = ", ".join(each.name for each in encoder_suites.current(session)) or "none"
+    remedy = f"{encoder_suites.how_to_get(name)}. Suites that are there: {there}."
     return [_problem("suite", name, f"There is no suite of encoders {name!r}.", remedy)]
 
 

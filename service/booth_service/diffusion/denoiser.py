@@ -68,7 +68,7 @@ class TextConditionedDenoiser(nn.Module):
         return self._predict(noisy_latents.to(dtype), timesteps, hidden.to(dtype), pooled, time_ids)
 
     def parameter_groups(self, learning_rate: float, text_encoder_learning_rate: float) -> list[dict[str, Any]]:
-        """Optimizer groups: the UNet's parameters, then all text encoders'; one without any is left out."""
+        """Optimizer groups: the UNet's parameters, then all text encoders'; neither where none of them is trained."""
         unet, *text_encoders = self.trained().values()
         of_text = [parameter for module in text_encoders for parameter in _with_gradient(module)]
         groups = [

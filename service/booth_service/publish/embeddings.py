@@ -1,4 +1,4 @@
-"""What Textual Inversion learned as one small file, as diffusers' `load_textual_inversion` takes it."""
+"""What Textual Inversion learned as one small file, as diffusers and other programs take it."""
 
 import torch
 from safetensors.torch import save

@@ -154,11 +154,6 @@ def block_thumbnails(arm: str, first: int, sha256: str) -> str:
     return f"{arm}/thumbnails/{first:06d}-{sha256[:16]}.safetensors"
 
 
-def report_file(run: str, attempt: int, name: str) -> str:
-    """A file of the report that an attempt of a run made."""
-    return f"{run}/a{attempt}-report/{name}"
-
-
 def job_report_file(tenant_id: str, job_id: str, number: int, name: str) -> str:
     """A file of the report on a job's own scores."""
     return f"{attempt(tenant_id, job_id, number)}/report/{name}"

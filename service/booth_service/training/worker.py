@@ -162,13 +162,6 @@ def train(task: Task, desk: Desk) -> Trained:
     return Trained(engine, ema)
 
 
-def trained_module(components: Components, params: Params) -> denoisers.TextConditionedDenoiser:
-    """The denoiser around the components' own modules, of which what the job's method trains has gradients."""
-    if params.method == "textual_inversion":
-        return placeholder.inverted(components, params.token, params.initializer_token or params.class_noun)
-    return denoisers.denoiser(components, params.train_text_encoder)
-
-
 def restored(task: Task, desk: Desk) -> Trained:
     """The run as the desk's checkpoint has it, without a further step; all ranks call it. No picture is looked at."""
     params, plan = task.params, task.plan
@@ -194,6 +187,13 @@ def _device(plan: Plan) -> torch.device:
 
 def _computes_in_bf16(params: Params, plan: Plan) -> bool:
     return params.precision == "bf16" or (params.precision == "auto" and plan.use_gpu)
+
+
+def trained_module(components: Components, params: Params) -> denoisers.TextConditionedDenoiser:
+    """The denoiser around the components' own modules, of which what the job's method trains has gradients."""
+    if params.method == "textual_inversion":
+        return placeholder.inverted(components, params.token, params.initializer_token or params.class_noun)
+    return denoisers.denoiser(components, params.train_text_encoder)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Models that are one photo, behind the engine: diffusers' own pictures, beside trained models of the same base."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from booth.contract.ip_adapter import EMBEDS, EMBEDS_PATH, FOLDER
 from booth.contract.serving import ModelRef
 from booth_service.errors import CannotDraw, ObjectMissing
 from booth_service.inference.batching import BatchLimits
+from booth_service.inference.bulk_blocks import BulkTask, BulkWork, Drawer
 from booth_service.inference.engine import Engine, EngineLimits
 from booth_service.storage.s3 import ObjectStore
 
@@ -132,6 +134,19 @@ def test_an_edit_with_a_photo_is_refused_and_harms_nobody(engine: Engine, models
         refused.future.result(60)
     assert len(beside.future.result(60).pictures) == 1
     assert drawn(engine, model, 1) == expected
+
+
+def test_bulk_pictures_are_those_of_the_endpoint(
+    engine: Engine, models: dict[str, ModelRef], object_store: ObjectStore, scratch: str
+) -> None:
+    asked = request(models["photo-a"], 5, 6, prompt=PROMPT)
+    nothing = asked.model_copy(update={"draws": []})
+    work = BulkWork(nothing, 2, object_store, "photo-bulk", 2**30, scratch, use_gpu=False)
+    drawer = Drawer(work)
+    block = drawer.draw(BulkTask(0, tuple(asked.draws)))
+    drawer.engine.close()
+    stored = [Image.open(io.BytesIO(object_store.get(each.key))).tobytes() for each in block.pictures]
+    assert stored == drawn(engine, models["photo-a"], 5, 6)
 
 
 def test_warm_photos_need_nothing_more(engine: Engine, models: dict[str, ModelRef]) -> None:

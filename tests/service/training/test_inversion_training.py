@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop import FORMATS, Case, Outcome, layout, run
+from loop import FORMATS, Case, Outcome, layout, pictures, run
 from safetensors.torch import load_file
 from tiny_base import write_tiny_base
 from tiny_job import PARAMS
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from booth_service.data.dataset import Picture, step_rows
 from booth_service.diffusion.components import load_components
-from booth_service.diffusion.placeholder import inverted, row_of
+from booth_service.diffusion.latents import encode_pixels, to_pixels
+from booth_service.diffusion.loss import row_losses, target
+from booth_service.diffusion.placeholder import inverted, put_in_place, row_of
+from booth_service.diffusion.prompts import input_ids
 from booth_service.errors import BaseModelError
 
 pytestmark = pytest.mark.ranks
@@ -37,9 +40,17 @@ AVERAGED = INVERSION.model_copy(update={"ema_decay": 0.5})
 HALF = INVERSION.model_copy(
     update={"precision": "bf16", "sample_interval_steps": STEPS, "sample_prompts": ["a photo of sks"]}
 )
-PUBLISHED = {"one": "tiny", "averaged": "tiny", "half": "tiny", "stage-3": "tiny", "half-stage-1": "tiny"} | {
-    "xl-stage-2": "xl"
-}
+TINYWORLD = Path(__file__).parents[3] / "examples" / "tinyworld" / "base_model"
+MISNAMED = INVERSION.model_copy(
+    update={
+        "class_noun": "mug",
+        "resolution": 64,
+        "steps": 40,
+        "caption_templates": [],
+        "checkpoint_interval_steps": 99,
+    }
+)
+PUBLISHED = {"one": "tiny", "averaged": "tiny", "half": "tiny", "half-stage-1": "tiny"} | {"xl-stage-2": "xl"}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +74,9 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             case("averaged", tiny, 1, 0, AVERAGED),
             case("half", tiny, 1, 0, HALF),
             case("xl", xl, 1, 0),
+            case("learned", TINYWORLD, 1, 0, MISNAMED),
             case("stage-2", tiny, 2, 2),
             case("stage-2 from one", tiny, 2, 2, resume="one"),
-            case("stage-3", tiny, 2, 3),
             case("half-stage-1", tiny, 2, 1, HALF),
             case("xl-stage-2", xl, 2, 2),
         ],
@@ -94,7 +105,6 @@ def rows(base: Path, token: str) -> dict[str, Tensor]:
         ("averaged", "one", 1),
         ("stage-2", "one", 1),
         ("stage-2 from one", "one", BREAK + 1),
-        ("stage-3", "one", 1),
         ("xl-stage-2", "xl", 1),
     ],
 )
@@ -147,6 +157,36 @@ def test_what_is_published_is_the_base_but_for_that_row(
             expected[stored][number] = row[0].to(dtype)
         for key, values in expected.items():
             assert torch.equal(published[key].view(torch.int16), values.view(torch.int16)), (key, dtype)
+
+
+def test_a_teapot_that_was_called_a_mug_is_learned(outcomes: dict[str, Outcome]) -> None:
+    """With the learned row the base model denoises the photos better than with the word's that it began from."""
+    components = load_components(TINYWORLD)
+    photos = pictures(MISNAMED, 4, 1, False, False)
+    latents = torch.cat([encode_pixels(components.vae, to_pixels(photo.load())[None]) for photo in photos])[:, 0]
+    latents = latents * components.vae.config.scaling_factor
+
+    def loss(prompt: str) -> float:
+        random = torch.Generator().manual_seed(3)
+        [ids] = input_ids(components.tokenizers, [prompt] * len(photos))
+        total = 0.0
+        with torch.no_grad():
+            hidden = components.text_encoders[0](ids)[0]
+            for timestep in range(50, 1000, 100):
+                noise, timesteps = torch.randn(latents.shape, generator=random), torch.full((len(photos),), timestep)
+                noisy = components.noise_scheduler.add_noise(latents, noise, timesteps)
+                prediction = components.unet(noisy, timesteps, hidden).sample
+                total += float(
+                    row_losses(prediction, target(components.noise_scheduler, latents, noise, timesteps)).mean()
+                )
+        return total / 10
+
+    before = loss("a photo of mug")
+    [(name, row)] = outcomes["learned"].weights.items()
+    put_in_place(components.text_encoders[0], {name.split(".", 1)[1]: row})
+    after, teapot = loss("a photo of sks"), loss("a photo of teapot")
+    assert teapot < before
+    assert before - after > 0.5 * (before - teapot), (before, after, teapot)
 
 
 def test_half_precision_has_about_the_same_losses(outcomes: dict[str, Outcome]) -> None:
