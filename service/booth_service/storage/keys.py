@@ -104,6 +104,11 @@ def run_log(run: str, attempt: int) -> str:
     return f"{run}/a{attempt}.log"
 
 
+def report_file(run: str, attempt: int, name: str) -> str:
+    """A file of the report that an attempt of the run ended with."""
+    return f"{run}/report-a{attempt}/{name}"
+
+
 def generation(tenant_id: str, generation_id: str) -> str:
     """The prefix of all that a generation stores."""
     return run("generation", tenant_id, generation_id)
