@@ -147,9 +147,8 @@ def list_jobs(
     if as_json:
         out.show_json([job.record.model_dump(mode="json") for job in jobs])
     elif jobs:
-        out.show_table(
-            ("ID", "STATUS", "STEP", "CLASS", "CREATED", "GROUP", "NAME"), [out.job_row(job) for job in jobs]
-        )
+        header = ("ID", "STATUS", "STEP", "CLASS", "CREATED", "GROUP", "NAME")
+        out.show_table(header, [out.job_row(job) for job in jobs])
     else:
         out.say("no jobs; `boothctl submit` makes one")
 

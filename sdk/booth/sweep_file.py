@@ -70,10 +70,8 @@ def _subject(file: JobFile, given: object, place: str) -> Subject:
 
 def _with_pictures(file: JobFile, values: dict[str, Any], place: str) -> dict[str, Any]:
     """The same with its pictures found from the file's own folder."""
-    found = {
-        key: list(file.photos(values[key], f"{place}.{key}")) for key in ("images", "class_images") if key in values
-    }
-    return {**values, **found}
+    given = [key for key in ("images", "class_images") if key in values]
+    return values | {key: list(file.photos(values[key], f"{place}.{key}")) for key in given}
 
 
 def _mapping(file: JobFile, value: object, place: str) -> dict[str, Any]:
