@@ -1,4 +1,4 @@
-"""A sweep on all the real parts, its actor and then its driver killed -9: two models, scores and a report all the same."""
+"""A sweep on all the real parts, its actor and then its driver killed -9: models, scores and a report all the same."""
 
 import time
 from collections.abc import Callable
@@ -31,9 +31,9 @@ def test_a_sweep_outlives_its_actor_and_its_driver(stack: OneMachine, tmp_path: 
     )
     first = group.cells()[0].job
     until(lambda: stored_steps(first) >= INTERVAL, f"{first} never came so far")
-    kill("ray::CellProcess")
+    kill(stack, "ray::CellProcess")
     until(lambda: first.refresh().record.attempt == 2 and trains(first), f"no second attempt: {first}")
-    kill("booth_service.cells", group.id)
+    kill(stack, "booth_service.cells", group.id)
     group.wait(timeout_s=WITHIN_S)
 
     assert (group.states, group.record.attempt) == ({"succeeded": 2}, 2)
@@ -44,7 +44,8 @@ def test_a_sweep_outlives_its_actor_and_its_driver(stack: OneMachine, tmp_path: 
     assert any("A training process died." in message for message in told), "by the group's driver"
     assert any("The Ray cluster that ran the job is gone." in message for message in told), "with the group's driver"
     resumed = [int(message.rpartition("from step ")[2].split()[0]) for message in told if "from step" in message]
-    assert resumed and all(step >= INTERVAL and step % INTERVAL == 0 for step in resumed), resumed
+    assert resumed
+    assert all(step >= INTERVAL and step % INTERVAL == 0 for step in resumed), resumed
     made = [message for cell in cells for message in logs_of(cell.job) if message.startswith("class images: 0 reused")]
     assert len(made) == 1, "the class's set is made once"
     again = client.sweep(
@@ -81,12 +82,16 @@ def until(is_so: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.1)
 
 
-def kill(*words: str) -> None:
-    """Every process whose command line holds all these words is killed."""
-    found = 0
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if all(word in line for word in words):
-            process.kill()
-            found += 1
-    assert found, f"there is no process {words}"
+def kill(stack: OneMachine, *words: str) -> None:
+    """Every process of the stack whose command line holds all these words is killed."""
+    found = [process for process in stack.processes() if all(word in line_of(process) for word in words)]
+    for process in found:
+        process.kill()
+    assert found, f"the stack has no process {words}"
+
+
+def line_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
