@@ -34,6 +34,7 @@ from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
+from booth_service.training.stored_pictures import instance_prompts
 from booth_service.training.worker import Task, train
 
 FORMATS = (torch.float16, torch.bfloat16)
@@ -116,7 +117,7 @@ def pictures(
     """`count` pictures of each subject, from tinyworld's renderer."""
     made = []
     for subject in range(subjects):
-        words = params.subjects[subject]
+        prompt, *others = [params.subjects[subject].class_prompt] if is_class else instance_prompts(params, subject)
         scenes = list(SUBJECTS[(subject + is_class * 2) % len(SUBJECTS)].scenes())
         for k in range(count):
             image = render(scenes[k % len(scenes)])
@@ -128,9 +129,10 @@ def pictures(
                 Picture(
                     image.copy,
                     (image.height, image.width),
-                    words.class_prompt if is_class else words.instance_prompt,
+                    prompt,
                     subject,
                     mask.copy if masks and not is_class and k % 2 else None,
+                    tuple(others),
                 )
             )
     return made

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tokenizer import build
 from transformers import CLIPConfig, CLIPModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from booth_service.evaluation.lpips import tensor_shapes
+from booth.contract.encoders import LPIPS_TENSORS
 
 SIDE_PX, PATCH_PX, CLIP_WIDTH = 32, 8, 12
 LABELS, PHRASES = ["jungle", "beach", "moon"], {"in the jungle": "jungle", "on the beach": "beach"}
@@ -30,7 +30,7 @@ def write_tiny_suite(folder: Path, kind: str = "backbone", with_heads: bool = Tr
         heads = {"context.weight": torch.randn(len(LABELS), 16), "context.bias": torch.randn(len(LABELS))}
         save_file(heads, folder / "lpips" / "heads.safetensors")
         if kind == "lpips-alexnet":
-            weights = {name: torch.rand(shape) * 0.1 for name, shape in tensor_shapes().items()}
+            weights = {name: torch.rand(shape) * 0.1 for name, shape in LPIPS_TENSORS.items()}
             save_file(weights, folder / "lpips" / "lpips.safetensors")
     (folder / "encoders.json").write_text(json.dumps(spec(kind, with_heads)))
     return folder

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from booth.contract.problems import FieldProblem
-from booth.contract.prompt_sets import PromptFile, PromptSetError, of_dreambooth
+from booth.contract.prompt_files import PromptFile, of_dreambooth
+from booth.contract.prompt_sets import PromptSetError
 from booth.errors import ValidationError
 from booth.sources import photos_in
 

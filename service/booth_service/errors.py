@@ -70,11 +70,11 @@ class BaseModelError(ServiceError):
 
 
 class EncoderError(ServiceError):
-    reason = FailureReason.INTERNAL
+    reason = FailureReason.CANNOT_SCORE
 
 
 class ScoreError(ServiceError):
-    reason = FailureReason.INTERNAL
+    reason = FailureReason.CANNOT_SCORE
 
 
 class BadPhotos(ServiceError):

@@ -401,14 +401,14 @@ def test_a_mask_outside_of_what_is_trained_is_refused_by_the_service(user: User,
 def test_what_will_disappoint_is_said_and_does_not_stop_the_job(user: User, photos: Path) -> None:
     (photos / "00.txt").write_text("a photo of a dog")
     flags = ["--resolution", "80", "--train-batch-size", "4", "--freeze-text-encoder"]
-    result = user.submit(photos, *flags, "--text-encoder-learning-rate", "1e-5")
+    result = user.submit(photos, *flags, "--prior-loss-weight", "0", "--num-class-images", "8")
     assert result.exit_code == 0, result.stderr
     for said in (
         "captions without the token 'sks'",
         "nothing of these photos: 00.jpg",
         "train_batch_size 4 is more than the 3 photos",
         "resolution 80 is not the 32",
-        "text_encoder_learning_rate has no effect",
+        "num_class_images has no effect",
         "smaller than the resolution 80 are upscaled, and the model learns their blur: 00.jpg (64 x 64)",
     ):
         assert said in result.stderr

@@ -7,7 +7,8 @@ import pytest
 from dreambooth_files import PROMPTS_AND_CLASSES, REAL
 
 from booth.contract import limits
-from booth.contract.prompt_sets import SETS, PromptSetError, checked, filled, named, of_dreambooth, of_file
+from booth.contract.prompt_files import of_dreambooth, of_file
+from booth.contract.prompt_sets import SETS, PromptSetError, cases, checked, filled, label, named
 
 
 def test_the_paper_s_sets_are_those_of_google_dreambooth():
@@ -43,6 +44,48 @@ def test_a_template_takes_its_words_once():
     assert filled("{subject}", "sks", "dog") == "sks dog"
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("a {0} {1} in the jungle", "in the jungle"),
+        ("a photo of a {0} {1} on a wooden floor", "on a wooden floor"),
+        ("a photo of {subject} in the sea", "in the sea"),
+        ("a cube shaped {0} {1}", "cube shaped"),
+        ("a painting of a {0} {1} in the style of Rembrandt", "painting of ... in the style of Rembrandt"),
+        ("an orange {subject}", "orange"),
+        ("the {subject} at night", "at night"),
+        ("a photo of {subject}", ""),
+        ("{subject}", ""),
+    ],
+)
+def test_a_label_is_what_is_not_the_subject(template, words):
+    assert label(template) == words
+
+
+def test_a_case_says_what_is_drawn_and_what_clip_is_told():
+    templates = ["a {0} {1} in the jungle", "a red {subject}"]
+    first, second = cases(templates, "sks", "dog", unseen=["red"])
+    assert (first.prompt, first.text, first.clip_text) == ("a sks dog in the jungle",) + ("a dog in the jungle",) * 2
+    assert (first.kind, first.label, first.is_unseen) == ("recontextualisation", "in the jungle", False)
+    assert (second.kind, second.label, second.is_unseen) == ("own", "red", True)
+    assert cases(templates, "sks", "dog", clip_text="identifier")[0].clip_text == "a sks dog in the jungle"
+    assert cases(templates, "sks", "dog", clip_text="dropped")[0].clip_text == "a in the jungle"
+    [inverted] = cases(["a {0} {1} beside a {1}"], "sks", "dog", phrase="<rex>")
+    assert (inverted.prompt, inverted.text) == ("a <rex> beside a dog", "a dog beside a dog")
+    assert {case.kind for name in SETS for case in cases(named(name), "sks", "dog")} == {
+        "recontextualisation", "accessory", "property", "art", "viewpoint", "expression"
+    }  # fmt: skip
+
+
+def test_no_case_is_made_of_a_bad_template_or_label():
+    with pytest.raises(PromptSetError, match="prompt 2 says nowhere where the subject stands"):
+        cases(["a {subject}", "a dog"], "sks", "dog")
+    with pytest.raises(PromptSetError, match=r"No prompt has the unseen label 'in the sea'. The labels are 'red'"):
+        cases(["a red {subject}"], "sks", "dog", unseen=["in the sea"])
+    with pytest.raises(PromptSetError, match="There is no prompt to draw"):
+        cases([], "sks", "dog")
+
+
 def test_a_file_has_one_template_a_line():
     text = "\ufeffa {subject} in the snow\r\n\r\n  a photo of a {0} {1} on the moon  \r\n"
     assert of_file(text) == ["a {subject} in the snow", "a photo of a {0} {1} on the moon"]
@@ -59,7 +102,7 @@ def test_a_file_has_one_template_a_line():
         ("a {subject} {", "line 1 holds '{'"),
         ("a {subject}\x07", "line 1 holds control characters: U+0007"),
         ("a {subject} " + "x" * limits.MAX_PROMPT_CHARS, "line 1 has 1012 characters"),
-        ("a {subject}\n" * 501, "mine.txt has 501 prompts. Give at most 500"),
+        ("a {subject}\n" * 201, "mine.txt has 201 prompts. Give at most 200"),
     ],
 )
 def test_what_is_no_prompt_file_is_refused(text, said):

@@ -1,5 +1,6 @@
 """A suite of encoders: the networks that scores are made with, as `encoders.json` of a suite's folder names them."""
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,26 @@ from booth.contract.base import Record, Request
 SUITE_FILE = "encoders.json"
 LPIPS_FILE = "lpips.safetensors"
 HEADS_FILE = "heads.safetensors"
+CLIP_TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+
+# Every tensor of lpips.safetensors: AlexNet's convolutions as torchvision names them, LPIPS's channel weights.
+LPIPS_TENSORS: dict[str, tuple[int, ...]] = {
+    "features.0.weight": (64, 3, 11, 11),
+    "features.0.bias": (64,),
+    "features.3.weight": (192, 64, 5, 5),
+    "features.3.bias": (192,),
+    "features.6.weight": (384, 192, 3, 3),
+    "features.6.bias": (384,),
+    "features.8.weight": (256, 384, 3, 3),
+    "features.8.bias": (256,),
+    "features.10.weight": (256, 256, 3, 3),
+    "features.10.bias": (256,),
+    "lin.0.weight": (64,),
+    "lin.1.weight": (192,),
+    "lin.2.weight": (384,),
+    "lin.3.weight": (256,),
+    "lin.4.weight": (256,),
+}
 
 Folder = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 Channels = tuple[float, float, float]
@@ -105,8 +126,16 @@ class SuiteSpec(Request):
 
 
 class EncoderSuiteRecord(Record):
-    """A registered suite. `sources` says where each encoder came from."""
+    """A registered suite: what scores are measured with. `source` names encoders of the hub, with their commits."""
 
     name: str
-    bytes: int = 0
-    sources: dict[str, str] = {}
+    bytes: int
+    source: str = ""
+    heads: list[str] = []
+    created_at: datetime
+
+
+class EncoderSuitePage(Record):
+    """All suites, by name."""
+
+    suites: list[EncoderSuiteRecord]

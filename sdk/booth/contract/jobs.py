@@ -141,6 +141,9 @@ class TrainingOptions(Request):
     """Of the text encoder, where it is trained. None: as the recipe says."""
     instance_prompt: PromptText | None = None
     """What photos without a caption are trained with. None: "a photo of <token> <class noun>", as the paper's."""
+    initializer_token: Words | None = None
+    """The word whose embedding a textual inversion starts from: a single token. None: the class noun's last one, as the
+    coarse words of Gal et al. 2022."""
     scoring: ScoringOptions | None = None
     """Score weights of the run, after it. None: nothing is scored, but where `select_checkpoint` asks for it."""
     select_checkpoint: CheckpointChoice | None = None
@@ -178,6 +181,9 @@ class TrainingOptions(Request):
     """Draw `sample_prompts` every so many steps, and at the end. 0, off."""
     sample_prompts: Annotated[list[PromptText], Field(max_length=limits.MAX_SAMPLE_PROMPTS)] | None = None
     """None: the instance prompt, and the subject "on the beach"."""
+    ip_adapter_scale: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of the method "ip_adapter": how much the photo counts beside the prompt. 0.6: diffusers' IP-Adapter guide (0.27)
+    draws with it beside a prompt; its later ones say that 1 is the photo alone and 0.5 mostly balances the two."""
 
 
 class SubjectSpec(Request):
@@ -230,7 +236,9 @@ class Params(Record):
     """Every value a job runs with, as resolved from spec and recipe, the seed included.
 
     token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject
-    whose class images the base model draws.
+    whose class images the base model draws. `caption_templates` such as "a photo of {}" are what a textual inversion
+    trains photos without a caption with, each row with one of them (none: the instance prompt); it starts from
+    `initializer_token`, or the last token of the class noun.
     """
 
     base_model: str
@@ -264,8 +272,11 @@ class Params(Record):
     sample_prompts: list[str] = []
     more_subjects: list[Subject] = []
     method: Method = "dreambooth"
+    ip_adapter_scale: float = 0.6
     scoring: Scoring | None = None
     select_checkpoint: CheckpointChoice = "last"
+    initializer_token: str | None = None
+    caption_templates: list[str] = []
 
     @property
     def subjects(self) -> list[Subject]:

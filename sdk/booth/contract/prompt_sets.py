@@ -1,5 +1,4 @@
-"""Prompts to evaluate a subject with: the paper's sets and applications by name, a user's own file, and the file of
-google/dreambooth as it is.
+"""Prompts to evaluate a subject with: the paper's sets and applications by name, and cases made of templates.
 
 A template holds `{0}`, the identifier, and `{1}`, the class noun, as google/dreambooth writes them, or `{subject}` for
 both. Pure: no file is read here.
@@ -7,10 +6,11 @@ both. Pure: no file is read here.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from booth.contract import limits
+from booth.contract.jobs import ClipText, PromptCase
 
 IDENTIFIER, NOUN, SUBJECT = "{0}", "{1}", "{subject}"
 _BOTH = f"{IDENTIFIER} {NOUN}"
@@ -124,24 +124,23 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 """Every prompt set by name."""
 
+OWN = "own"
+_KINDS = {
+    "recontextualisation": (*_PLACES, *_MORE_PLACES, *_TINYWORLD),
+    "accessory": (*_OUTFITS, *_ON_OBJECTS),
+    "property": (*_PROPERTIES, *_MATERIALS, *_CROSSES),
+    "art": _ART,
+    "viewpoint": _VIEWPOINTS,
+    "expression": _EXPRESSIONS,
+}
+_KIND_OF = {template: kind for kind, templates in _KINDS.items() for template in templates}
+
 
 def named(name: str) -> list[str]:
     """The templates of a set. Raises PromptSetError, naming the known ones, for a name that is none."""
     if name not in SETS:
         raise PromptSetError(f"There is no prompt set {name!r}.", f"Take one of {', '.join(SETS)}, or give a file.")
     return list(SETS[name])
-
-
-def of_file(text: str, name: str = "the prompt file") -> list[str]:
-    """One template a line, checked; empty lines are left out. Raises PromptSetError, naming the line."""
-    lines = [(number, line.strip()) for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1)]
-    templates = [(number, line) for number, line in lines if line]
-    if not templates:
-        raise PromptSetError(f"{name} has no prompt in it.", f"Write one a line, such as: a {SUBJECT} in the snow")
-    if len(templates) > limits.MAX_EVALUATION_PROMPTS:
-        most = limits.MAX_EVALUATION_PROMPTS
-        raise PromptSetError(f"{name} has {len(templates)} prompts.", f"Give at most {most}, or several files.")
-    return [checked(line, f"{name}, line {number}") for number, line in templates]
 
 
 def checked(template: str, where: str = "the prompt") -> str:
@@ -165,83 +164,57 @@ def checked(template: str, where: str = "the prompt") -> str:
 
 def filled(template: str, token: str, noun: str) -> str:
     """The template with identifier and class noun in place; either may be empty."""
-    words = {SUBJECT: f"{token} {noun}", IDENTIFIER: token, NOUN: noun}
+    return _filled(template, f"{token} {noun}".strip(), {IDENTIFIER: token, NOUN: noun})
+
+
+def label(template: str) -> str:
+    """What of a template is not the subject, such as "in the jungle" or "red": what makes the prompt what it is."""
+    without = re.sub(r"\b(an?|the) +(?=\{)", "", template)
+    plain = _filled(without, "...", {IDENTIFIER: "...", NOUN: ""})
+    plain = re.sub(r"^(an? )?photo of( an?| the)? |^(an?|the) ", "", plain)
+    return plain.removeprefix("...").removesuffix("...").strip()
+
+
+def cases(
+    templates: Sequence[str],
+    token: str,
+    noun: str,
+    *,
+    phrase: str | None = None,
+    clip_text: ClipText = "noun",
+    unseen: Collection[str] = (),
+) -> list[PromptCase]:
+    """One case for each template, in order. Raises PromptSetError for what `checked` refuses, or for a wrong `unseen`.
+
+    `phrase` names the subject in what is drawn (None: "<token> <noun>"; of Textual Inversion its placeholder). What
+    CLIP-T compares with is, by `clip_text`: "noun", the noun where the subject stands; "identifier", what is drawn;
+    "dropped", nothing where the subject stands (Textual Inversion's own evaluation). `unseen` are labels whose context
+    no training photo shows.
+    """
+    if not templates:
+        raise PromptSetError("There is no prompt to draw.", "Name a prompt set, or give prompts.")
+    labels = [label(checked(template, f"prompt {number}")) for number, template in enumerate(templates, 1)]
+    if unknown := sorted(set(unseen) - set(labels)):
+        known = ", ".join(repr(each) for each in labels)
+        raise PromptSetError(f"No prompt has the unseen label {unknown[0]!r}.", f"The labels are {known}.")
+    made = []
+    for template, words in zip(templates, labels, strict=True):
+        drawn = filled(template, token, noun) if phrase is None else _filled_by_phrase(template, phrase, noun)
+        text = filled(template, "", noun)
+        told = {"noun": text, "identifier": drawn, "dropped": filled(template, "", "")}[clip_text]
+        kind = _KIND_OF.get(template, OWN)
+        made.append(
+            PromptCase(kind=kind, prompt=drawn, text=text, clip_text=told, label=words, is_unseen=words in unseen)
+        )
+    return made
+
+
+def _filled_by_phrase(template: str, phrase: str, noun: str) -> str:
+    """The phrase where the subject stands; a noun that stands apart from the identifier stays."""
+    return _filled(template.replace(_BOTH, SUBJECT), phrase, {IDENTIFIER: phrase, NOUN: noun})
+
+
+def _filled(template: str, subject: str, words: dict[str, str]) -> str:
+    words = {**words, SUBJECT: subject}
     whole = re.sub(r"\{[^{}]*\}", lambda field: words[field[0]], template)
     return re.sub(r" {2,}", " ", whole).strip()
-
-
-@dataclass(frozen=True)
-class PromptFile:
-    """What google/dreambooth's prompts_and_classes.txt says: each subject's class noun, and both lists of templates."""
-
-    class_nouns: dict[str, str]
-    objects: list[str]
-    live: list[str]
-
-
-_HEADERS = {"classes": "Classes", "prompts": "Prompts", "objects": "Object Prompts", "live": "Live Subject Prompts"}
-_TEMPLATE = re.compile(
-    r"""(?P<quote>['"])(?P<text>.*)(?P=quote)\.format\(\s*unique_token\s*,\s*class_token\s*\)\s*,?"""
-)
-
-
-def of_dreambooth(text: str, name: str = "prompts_and_classes.txt") -> PromptFile:
-    """The file of google/dreambooth by its section headers. Raises PromptSetError, naming what it lacks.
-
-    The file is no CSV, JSON or Python as a whole: a table under "Classes", then two lists of Python expressions.
-    """
-    sections = _sections(text.lstrip("\ufeff"))
-    for key in ("classes", "objects", "live"):
-        if not sections.get(key):
-            header = _HEADERS[key]
-            raise PromptSetError(
-                f"{name} has nothing under {header!r}.", "Take the file of google/dreambooth as it is."
-            )
-    return PromptFile(
-        class_nouns=_class_nouns(sections["classes"], name),
-        objects=_templates(sections["objects"], name),
-        live=_templates(sections["live"], name),
-    )
-
-
-def _sections(text: str) -> dict[str, list[tuple[int, str]]]:
-    """The numbered lines under each header, without empty ones."""
-    by_header = {header.lower(): key for key, header in _HEADERS.items()}
-    sections: dict[str, list[tuple[int, str]]] = {}
-    current = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip().lower() in by_header:
-            current = by_header[line.strip().lower()]
-        elif line.strip():
-            sections.setdefault(current, []).append((number, line.strip()))
-    return sections
-
-
-def _class_nouns(lines: Sequence[tuple[int, str]], name: str) -> dict[str, str]:
-    nouns: dict[str, str] = {}
-    for number, line in lines:
-        subject, comma, noun = (part.strip() for part in line.partition(","))
-        if (subject, noun) == ("subject_name", "class"):
-            continue
-        if not (subject and comma and noun) or subject in nouns:
-            odd = "is there twice" if subject in nouns else "is no pair of subject and class"
-            raise PromptSetError(f"{name}, line {number}: {line!r} {odd}.", "Write subject_name,class once for each.")
-        nouns[subject] = noun
-    if not nouns:
-        raise PromptSetError(f"{name} names no subject.", "Write subject_name,class under 'Classes'.")
-    return nouns
-
-
-def _templates(lines: Sequence[tuple[int, str]], name: str) -> list[str]:
-    templates = []
-    for number, line in lines:
-        if re.fullmatch(r"prompt_list\s*=\s*\[|\]", line):
-            continue
-        found = _TEMPLATE.fullmatch(line)
-        if found is None:
-            raise PromptSetError(
-                f"{name}, line {number}: {line!r} is no prompt of google/dreambooth's form.",
-                "Write 'a {0} {1} in the snow'.format(unique_token, class_token)",
-            )
-        templates.append(checked(found["text"], f"{name}, line {number}"))
-    return templates

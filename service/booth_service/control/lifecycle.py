@@ -12,7 +12,7 @@ from booth.contract.attempts import Beat
 from booth.contract.jobs import TRAINING_PHASE, JobFailure, Params, Progress
 from booth.contract.serving import ModelRef
 from booth.contract.states import Desired, FailureReason, JobState
-from booth_service.control import policy, samples
+from booth_service.control import policy, samples, scores
 from booth_service.control.problems import ProblemError, conflict, not_found
 from booth_service.control.records import Attempt, AttemptState, Job, JobEvent, Model
 from booth_service.settings import Settings
@@ -115,6 +115,11 @@ def beat(session: Session, job_id: str, number: int, beat: Beat, now: datetime) 
     _record_beat(session, job, attempt, beat, now, is_forward=is_forward, phase_before=before.phase, moved=moved)
     for step in samples.keep(session, job, number, beat.samples):
         record(session, job, now, "samples", f"Sample pictures of step {step}.")
+    for scored in scores.keep(session, job, number, beat.scores):
+        record(session, job, now, "scores", scores.sentence(scored.score))
+    if beat.selected_step is not None:
+        scores.check_selected(job, beat.selected_step)
+        job.selected_step = beat.selected_step
     return Desired.CANCEL if attempt.stop_reason is not None else job.desired
 
 
@@ -145,6 +150,12 @@ def end_attempt(
             job.progress = Progress().model_dump()
             job.status_detail = f"Attempt {number} ended: {reason.message} Trying again in {delay_s:g} s."
             record(session, job, now, "state", job.status_detail)
+
+
+def is_last_try(session: Session, job: Job, attempt: Attempt, settings: Settings) -> bool:
+    """Whether the job fails should this attempt, which is not its first, end as any of the earlier did."""
+    earlier = session.scalars(select(Attempt.reason).where(Attempt.job_id == job.id, Attempt.n < attempt.n)).all()
+    return policy.is_last_try(earlier, settings)
 
 
 def note_submitted(session: Session, attempt: Attempt, now: datetime) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from booth.contract.jobs import JobSpec, Params, PhotoRef
 from booth.contract.models import Recipe
+from booth_service.control import inversion, one_photo
 from booth_service.control.tokens import Vocabulary
 
 _MOST_NAMES = 5
@@ -12,6 +13,8 @@ _MOST_NAMES = 5
 
 def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabulary) -> list[str]:
     """All that words and numbers alone tell, before a photo is there."""
+    if spec.method == one_photo.METHOD:
+        return list(one_photo.warnings_of(spec))
     return [
         *_of_tokens(params, recipe, vocabulary),
         *_of_prompts(params, vocabulary),
@@ -20,6 +23,7 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
         *_of_photo_counts(spec, params),
         *_of_resolution(params, recipe),
         *_of_unused_dials(spec, params),
+        *inversion.warnings(spec),
         *_of_schedules(params),
         *_of_samples(spec, params),
         *_of_options(params),
@@ -28,6 +32,8 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
 
 def of_photos(params: Params, photos: Sequence[tuple[str, tuple[int, int]]]) -> list[str]:
     """What the photos themselves tell: their names and (width, height)."""
+    if params.method == one_photo.METHOD:
+        return []  # its size is that of the image encoder, far below the resolution
     said = []
     if small := [f"{name} ({w} x {h})" for name, (w, h) in photos if _is_small(w, h, params)]:
         said.append(
@@ -120,6 +126,8 @@ def _of_resolution(params: Params, recipe: Recipe) -> Iterable[str]:
 
 
 def _of_unused_dials(spec: JobSpec, params: Params) -> Iterable[str]:
+    if params.method == inversion.METHOD:
+        return
     if not params.train_text_encoder:
         if spec.options.text_encoder_learning_rate is not None:
             yield "text_encoder_learning_rate has no effect while train_text_encoder is false"

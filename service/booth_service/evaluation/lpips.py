@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from booth.contract.encoders import LPIPS_TENSORS
 from booth_service.errors import EncoderError
 
 EPSILON = 1e-10  # LPIPS's own, added to a norm
 SHIFT = (-0.030, -0.088, -0.188)  # LPIPS's scaling layer: ImageNet's mean and deviation for pictures in [-1, 1]
 SCALE = (0.458, 0.448, 0.450)
 CONVOLUTIONS = (0, 3, 6, 8, 10)
-WIDTHS = (64, 192, 384, 256, 256)
 _TAPS = (1, 4, 7, 9, 11)  # the ReLU behind each convolution
 
 
@@ -54,15 +54,14 @@ class AlexNetLpips(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        wanted = tensor_shapes()
-        for name, shape in wanted.items():
+        for name, shape in LPIPS_TENSORS.items():
             if name not in weights:
                 raise EncoderError(f"it has no tensor {name}; make it with evaluation.lpips.from_state_dicts")
             if tuple(weights[name].shape) != shape:
                 raise EncoderError(f"{name} has the shape {tuple(weights[name].shape)}, and LPIPS's has {shape}")
         self.features = alexnet_features()
-        state = {name.removeprefix("features."): weights[name].float() for name in wanted if name.startswith("f")}
-        self.features.load_state_dict(state)
+        convolutions = [name for name in LPIPS_TENSORS if name.startswith("features.")]
+        self.features.load_state_dict({name.removeprefix("features."): weights[name].float() for name in convolutions})
         for tap in range(len(_TAPS)):
             self.register_buffer(f"lin_{tap}", weights[f"lin.{tap}.weight"].float())
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1))
@@ -118,12 +117,6 @@ def distances(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[Tensor
 def unit_channels(tap: Tensor) -> Tensor:
     """Each position's channels divided by their Euclidean norm. (N, C, positions) as given."""
     return tap / (tap.square().sum(1, keepdim=True).sqrt() + EPSILON)
-
-
-def tensor_shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of lpips.safetensors with its shape."""
-    convolutions = {f"features.{name}": tuple(p.shape) for name, p in alexnet_features().state_dict().items()}
-    return convolutions | {f"lin.{tap}.weight": (width,) for tap, width in enumerate(WIDTHS)}
 
 
 def from_state_dicts(alexnet: Mapping[str, Tensor], lin: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -175,7 +175,10 @@ def test_each_job_without_a_token_gets_the_one_used_least(plane, user, stranger)
         ({"class_noun": "aqaqaqaqaqaqaqaqaqaqaqaqaqaq"}, "is cut off"),
         ({}, "1 photo"),
         ({"resolution": 128}, "resolution 128 is not the 64"),
-        ({"train_text_encoder": False, "text_encoder_learning_rate": 1e-5}, "text_encoder_learning_rate has no effect"),
+        (
+            {"train_text_encoder": False, "options": {"text_encoder_learning_rate": 1e-5}},
+            "text_encoder_learning_rate has no effect",
+        ),
         ({"prior_loss_weight": 0, "num_class_images": 8}, "num_class_images has no effect"),
         ({"prior_loss_weight": 1, "num_class_images": 0}, "prior_loss_weight has no effect"),
     ],

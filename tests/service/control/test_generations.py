@@ -151,7 +151,7 @@ def test_the_whole_life_of_a_generation(plane, user, cluster, model):
     assert bulk.beat(6).status_code == 409
     cluster.jobs[bulk.ray_job] = RayStatus.SUCCEEDED
     Reconciler(plane).round()
-    log = plane.store.get(keys.generation_log(keys.generation(user.tenant_id, bulk.id), 1))
+    log = plane.store.get(keys.run_log(keys.generation(user.tenant_id, bulk.id), 1))
     assert log == f"log of {bulk.ray_job}\n".encode()
 
 

@@ -47,7 +47,8 @@ def test_options_that_are_fine(plane, user, options):
 
 
 def test_dials_of_a_text_encoder_that_is_not_trained(plane, user):
-    dials = {"train_text_encoder": False, "text_encoder_learning_rate": 1e-5, "options": {"text_encoder_stop_step": 3}}
+    options = {"text_encoder_learning_rate": 1e-5, "text_encoder_stop_step": 3}
+    dials = {"train_text_encoder": False, "options": options}
     said = warnings_of(user, plane, **dials)
     assert [warning.split()[0] for warning in said] == ["text_encoder_learning_rate", "text_encoder_stop_step"]
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional
 
+from booth.contract.encoders import LPIPS_TENSORS
 from booth_service.errors import EncoderError
 from booth_service.evaluation.lpips import (
     CONVOLUTIONS,
-    WIDTHS,
     AlexNetLpips,
     BackboneLpips,
     distances,
     from_state_dicts,
-    tensor_shapes,
 )
 
+WIDTHS = (64, 192, 384, 256, 256)
 STRIDES, PADDINGS, POOLED_BEFORE = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (1, 2)
 
 
@@ -24,7 +24,7 @@ def published():
     generator = torch.Generator().manual_seed(0)
     alexnet = {
         name: torch.randn(shape, generator=generator) * 0.05
-        for name, shape in tensor_shapes().items()
+        for name, shape in LPIPS_TENSORS.items()
         if name.startswith("features.")
     }
     alexnet |= {"classifier.1.weight": torch.zeros(4, 4)}
@@ -91,7 +91,7 @@ def test_a_backbone_weighs_its_channels_alike():
 def test_the_recipe_takes_what_lpips_needs_and_names_what_is_missing(published):
     alexnet, lin = published
     made = from_state_dicts(alexnet, lin)
-    assert {name: tuple(tensor.shape) for name, tensor in made.items()} == tensor_shapes()
+    assert {name: tuple(tensor.shape) for name, tensor in made.items()} == LPIPS_TENSORS
     assert torch.equal(made["lin.2.weight"], lin["lin2.model.1.weight"].flatten())
     assert torch.equal(made["features.8.bias"], alexnet["features.8.bias"])
     with pytest.raises(EncoderError, match=r"lin3.model.1.weight is missing"):

@@ -1,5 +1,7 @@
 """Generations become runs, beside evaluations and groups of jobs; scores; suites of encoders."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -39,11 +41,9 @@ def moment(name: str, *, nullable: bool = True) -> sa.Column[object]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
 
-def upgrade() -> None:
-    op.create_table(
-        "runs",
-        sa.Column("id", sa.Text(), primary_key=True),
-        text("kind"),
+def state_of_work() -> list[Any]:
+    """What a table of runs has, whatever they are for."""
+    return [
         sa.Column("tenant_id", sa.Text(), sa.ForeignKey("tenants.id"), nullable=False),
         text("model_id", nullable=True),
         sa.Column("base_model_id", sa.Text(), sa.ForeignKey("base_models.id"), nullable=False),
@@ -68,18 +68,13 @@ def upgrade() -> None:
         moment("started_at"),
         moment("finished_at"),
         moment("deleted_at"),
-        text("prompts_sha256", nullable=True),
-        number("prompts", nullable=True),
-        number("block_size", nullable=True),
         sa.UniqueConstraint("tenant_id", "idempotency_key"),
-    )
-    op.execute(f"INSERT INTO runs (kind, {SHARED}) SELECT 'generation', {SHARED} FROM generations")
-    op.create_index("ix_runs_tenant_id_id", "runs", ["tenant_id", "id"])
-    for column in ("model_id", "state", "deleted_at"):
-        op.create_index(f"ix_runs_{column}", "runs", [column])
-    op.create_table(
-        "run_attempts",
-        sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
+    ]
+
+
+def state_of_attempt() -> list[Any]:
+    """What a table of their attempts has."""
+    return [
         sa.Column("n", sa.Integer(), primary_key=True),
         number("fence"),
         text("ray_submission_id"),
@@ -92,6 +87,31 @@ def upgrade() -> None:
         number("step"),
         number("from_step"),
         *(moment(f"{name}_at") for name in ("submitted", "last_beat", "last_progress", "first", "ended", "closed")),
+    ]
+
+
+def index(table: str) -> None:
+    op.create_index(f"ix_{table}_tenant_id_id", table, ["tenant_id", "id"])
+    for column in ("model_id", "state", "deleted_at"):
+        op.create_index(f"ix_{table}_{column}", table, [column])
+
+
+def upgrade() -> None:
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.Text(), primary_key=True),
+        text("kind"),
+        *state_of_work(),
+        text("prompts_sha256", nullable=True),
+        number("prompts", nullable=True),
+        number("block_size", nullable=True),
+    )
+    op.execute(f"INSERT INTO runs (kind, {SHARED}) SELECT 'generation', {SHARED} FROM generations")
+    index("runs")
+    op.create_table(
+        "run_attempts",
+        sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
+        *state_of_attempt(),
     )
     op.execute(
         f"INSERT INTO run_attempts (run_id, {OF_ATTEMPTS}) SELECT generation_id, {OF_ATTEMPTS} FROM generation_attempts"
@@ -102,6 +122,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs") as jobs:
         jobs.add_column(sa.Column("group_id", sa.Text(), sa.ForeignKey("runs.id", name="jobs_group_id_fkey")))
         jobs.add_column(json("cell", nullable=True))
+        jobs.add_column(number("selected_step", nullable=True))
         jobs.create_index("ix_jobs_group_id", ["group_id"])
     op.create_table(
         "scores",
@@ -133,4 +154,34 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("runs of other kinds have no place in the older tables; restore the database's backup")
+    """Evaluations, groups, scores and suites are lost; their jobs and models stay."""
+    op.drop_table("encoder_suites")
+    op.drop_table("scores")
+    with op.batch_alter_table("jobs") as jobs:
+        jobs.drop_index("ix_jobs_group_id")
+        jobs.drop_constraint("jobs_group_id_fkey", type_="foreignkey")
+        jobs.drop_column("group_id")
+        jobs.drop_column("cell")
+        jobs.drop_column("selected_step")
+    op.create_table(
+        "generations",
+        sa.Column("id", sa.Text(), primary_key=True),
+        *state_of_work(),
+        text("prompts_sha256"),
+        number("prompts"),
+        number("block_size"),
+    )
+    op.execute(f"INSERT INTO generations ({SHARED}) SELECT {SHARED} FROM runs WHERE kind = 'generation'")
+    index("generations")
+    op.create_table(
+        "generation_attempts",
+        sa.Column("generation_id", sa.Text(), sa.ForeignKey("generations.id"), primary_key=True),
+        *state_of_attempt(),
+    )
+    op.execute(
+        f"INSERT INTO generation_attempts (generation_id, {OF_ATTEMPTS}) SELECT run_id, {OF_ATTEMPTS} "
+        "FROM run_attempts WHERE run_id IN (SELECT id FROM generations)"
+    )
+    op.create_index("ix_generation_attempts_state", "generation_attempts", ["state"])
+    op.drop_table("run_attempts")
+    op.drop_table("runs")
