@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from PIL import Image
 from published_models import request
+from safetensors.torch import load_file
 from stored_base import fetch
 
 from booth.contract.attempts import Manifest
+from booth.contract.ip_adapter import EMBEDS, EMBEDS_PATH
 from booth.contract.serving import Drawn, ModelRef
 from booth_service.diffusion.batch import sample_batch
 from booth_service.diffusion.components import load_pipeline
+from booth_service.diffusion.image_prompt import ImagePrompt, load_adapter
 from booth_service.inference.engine import Engine
 from booth_service.inference.rows import rows_of, setting_of
 from booth_service.storage.s3 import ObjectStore
@@ -47,6 +50,7 @@ class Alone:
     models: Mapping[str, ModelRef]
     scratch: Path
     _pipelines: dict[str, Any] = field(default_factory=dict)
+    _prompts: dict[str, ImagePrompt] = field(default_factory=dict)
     _drawn: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
 
     def pixels(self, model: str, seed: int, batch_size: int) -> bytes:
@@ -55,7 +59,9 @@ class Alone:
         if key not in self._drawn:
             asked = request(self.models[model], seed)
             [row] = rows_of(asked)
-            drawings = sample_batch(self._pipeline(model), [row], setting_of(asked, row), places=batch_size)
+            pipeline = self._pipeline(model)
+            prompt = self._prompts.get(model)
+            drawings = sample_batch(pipeline, [row], setting_of(asked, row), places=batch_size, image_prompt=prompt)
             assert drawings is not None
             self._drawn[key] = drawings[0].image.tobytes()
             assert sum(values == self._drawn[key] for values in self._drawn.values()) <= len(BATCH_SIZES), model
@@ -66,6 +72,10 @@ class Alone:
             manifest = Manifest.model_validate_json(self.store.get(self.models[model].manifest_key or ""))
             fetch(self.store, manifest.files, self.scratch / model)
             self._pipelines[model] = load_pipeline(self.scratch / model, torch.float32)
+            if (embeds := self.scratch / model / EMBEDS_PATH).exists():
+                adapter = load_adapter(self._pipelines[model], self.scratch / model)
+                scale = manifest.params.ip_adapter_scale
+                self._prompts[model] = ImagePrompt(adapter, load_file(embeds)[EMBEDS], scale)
         return self._pipelines[model]
 
 

@@ -33,11 +33,12 @@ def ls(as_json: AsJson = False) -> None:
                 base.family,
                 str(base.recipe.resolution),
                 f"{base.bytes / 2**30:.2f} GiB" if base.bytes else "-",
+                "yes" if base.has_ip_adapter else "-",
                 f"{base.source}@{base.revision[:12]}" if base.revision else base.source or "-",
             ]
             for base in found
         ]
-        out.show_table(("NAME", "FAMILY", "PIXELS", "SIZE", "SOURCE"), rows)
+        out.show_table(("NAME", "FAMILY", "PIXELS", "SIZE", "IP-ADAPTER", "SOURCE"), rows)
     else:
         out.say("no base models; `boothctl base-models add` registers one")
 

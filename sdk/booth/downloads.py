@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from booth import lora, original_layout
+from booth.contract.attempts import LEARNED_EMBEDDINGS
 from booth.contract.digests import Check
+from booth.contract.ip_adapter import EMBEDS_PATH
 from booth.contract.models import ModelFile, ModelFiles
 from booth.contract.problems import FieldProblem
 from booth.differences import put_together
@@ -23,7 +25,6 @@ FORMATS = ("diffusers", "original", "lora", "embedding")
 DEFAULT_RANK = 32
 PARALLEL_DOWNLOADS = 4
 SUFFIX = ".safetensors"
-EMBEDDING = "learned_embeds.safetensors"
 
 
 def check_format(format: str, rank: int | None) -> None:
@@ -52,8 +53,10 @@ def download_original(transport: Transport, model_id: str, path: Path) -> Path:
     """The model lies in the new file `path`, in the original layout. Takes twice the file's size on disk meanwhile."""
     _check_free_file(path)
     source = Source(transport, model_id)
+    files = source.files()
+    _refuse_photo(files, "the original layout has no place for the layers that read it")
     with _partial(path) as partial:
-        source.fetch([file for file in source.files() if original_layout.is_needed(file.path)], partial / "folder")
+        source.fetch([file for file in files if original_layout.is_needed(file.path)], partial / "folder")
         original_layout.write_original(partial / "folder", partial / path.name)
         (partial / path.name).rename(path)
     return path
@@ -62,12 +65,14 @@ def download_original(transport: Transport, model_id: str, path: Path) -> Path:
 def download_lora(transport: Transport, model_id: str, path: Path, rank: int) -> lora.Lora:
     """The nearest LoRA of `rank` to the model's change lies in the new file `path`."""
     _check_free_file(path)
-    lora.require_extra()
     model, base = Source(transport, model_id), Source(transport, model_id, "base-files")
+    files = model.files()
+    _refuse_photo(files, "no weight differs from the base model's, so a LoRA would be empty")
     if model.embedding() is not None:
         raise FormatError("A textual inversion changes no layer that a LoRA has. Its format is 'embedding'.")
+    lora.require_extra()
     with _partial(path) as partial:
-        after, before = lora.changed(model.files(), base.files())
+        after, before = lora.changed(files, base.files())
         model.fetch(after, partial / "tuned")
         base.fetch(before, partial / "base")
         energy = lora.extract(partial / "base", partial / "tuned", partial / path.name, rank)
@@ -102,7 +107,7 @@ class Source:
 
     def embedding(self) -> ModelFile | None:
         """The file beside the folder with what a textual inversion learned."""
-        return next((file for file in self._listed().artefacts if file.path == EMBEDDING), None)
+        return next((file for file in self._listed().artefacts if file.path == LEARNED_EMBEDDINGS), None)
 
     def fetch(self, files: Iterable[ModelFile], folder: Path) -> None:
         """All these files lie in the folder with the recorded content, several fetched at a time."""
@@ -160,6 +165,14 @@ def _partial(target: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_photo(files: Iterable[ModelFile], reason: str) -> None:
+    """Raises FormatError for a model of the method "ip_adapter", which only a whole folder can hold."""
+    if any(file.path == EMBEDS_PATH for file in files):
+        raise FormatError(
+            f'The model is a photo beside the prompt (method "ip_adapter"), and {reason}. Download it as "diffusers".'
+        )
 
 
 def _check_free_folder(target: Path) -> None:

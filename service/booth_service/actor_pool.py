@@ -9,7 +9,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from booth_service.errors import OutOfMemory, ServiceError, WorkerDied
+from booth_service.errors import DoesNotFit, OutOfMemory, ServiceError, WorkerDied
 
 SPARED_CPUS = 0.1  # of each actor's: what a serving replica on the same machine holds
 
@@ -69,6 +69,14 @@ def most_actors(*, use_gpu: bool, threads: int = 1) -> int:
     """As many as the cluster's devices could hold were they all free."""
     cluster = ray.cluster_resources()
     return int(cluster.get("GPU", 0)) if use_gpu else int(cluster.get("CPU", 1)) // threads
+
+
+def uses_gpu(serving_gpus: float) -> bool:
+    """Whether actors draw on GPUs: wherever the cluster has any. Raises DoesNotFit where inference holds them all."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus and gpus - serving_gpus < 1:
+        raise DoesNotFit(f"inference holds {serving_gpus:g} of the cluster's {gpus:g} GPUs, and none is left")
+    return bool(gpus)
 
 
 class PoolActor:

@@ -26,7 +26,6 @@ from booth.contract.states import JobState
 from booth_service import actor_pool
 from booth_service.attempt import attempt
 from booth_service.beats import Pulse, RunLine
-from booth_service.errors import DoesNotFit
 from booth_service.inference.bulk_blocks import BulkTask, BulkWork, drawer
 from booth_service.settings import Settings, settings
 from booth_service.storage import keys
@@ -46,7 +45,7 @@ def main(generation_id: str, number: int) -> int:
 
     def draw(brief: GenerationBrief) -> None:
         ray.init(log_to_driver=True)
-        run(brief, line, config, by_actor_pool, use_gpu=uses_gpu(brief.serving_gpus))
+        run(brief, line, config, by_actor_pool, use_gpu=actor_pool.uses_gpu(brief.serving_gpus))
 
     return attempt(line, line.generation_brief, draw)
 
@@ -91,14 +90,6 @@ def by_actor_pool(work: BulkWork, tasks: Sequence[BulkTask]) -> Iterable[DrawnBl
         what="drawing",
         at_once=BLOCKS_AT_ONCE,
     )
-
-
-def uses_gpu(serving_gpus: float) -> bool:
-    """Whether actors draw on GPUs: wherever the cluster has any. Raises DoesNotFit where inference holds them all."""
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus and gpus - serving_gpus < 1:
-        raise DoesNotFit(f"inference holds {serving_gpus:g} of the cluster's {gpus:g} GPUs, and none is left")
-    return bool(gpus)
 
 
 def standing(work: BulkWork, total: int, pulse: Pulse) -> tuple[dict[int, DrawnBlock], dict[int, list[str]]]:

@@ -32,6 +32,7 @@ from typer.testing import CliRunner, Result
 
 from booth import Lora, Model, cli_operator
 from booth.cli import app
+from booth.contract.encoders import EncoderSuitePage, EncoderSuiteRecord
 from booth.contract.jobs import JobFailure, JobPage, Progress
 from booth.contract.lora import Energy
 from booth.contract.models import (
@@ -373,6 +374,8 @@ def test_operator_commands_name_the_missing_extra(monkeypatch: pytest.MonkeyPatc
         (("admin", "tenants", "--help"), ["admin", "tenants", "--help"]),
         (("base-models", "add", "x", "o/n", "--recipe", "sd15"), ["register", "x", "o/n", "--recipe", "sd15"]),
         (("base-models", "add", "--help"), ["register", "--help"]),
+        (("encoders", "add", "paper", "--clip", "o/n"), ["register_encoders", "paper", "--clip", "o/n"]),
+        (("encoders", "add", "--help"), ["register_encoders", "--help"]),
     ],
 )
 def test_operator_commands_become_the_local_stack(
@@ -403,17 +406,32 @@ def test_a_model_that_is_not_there_cannot_be_deleted(server: ScriptedService) ->
 def test_base_models_are_listed_with_where_they_come_from(server: ScriptedService) -> None:
     base = BaseModelRecord(
         name="sd15", family="stable-diffusion", is_default=True, recipe=RECIPE, bytes=3 * 2**30, source="owner/sd",
-        revision="c" * 40,
+        revision="c" * 40, has_ip_adapter=True,
     )  # fmt: skip
-    own = base.model_copy(update={"name": "own", "is_default": False, "source": "", "revision": None})
+    changes = {"name": "own", "is_default": False, "source": "", "revision": None, "has_ip_adapter": False}
+    own = base.model_copy(update=changes)
     server.on("GET", "/v1/base-models", BaseModelPage(base_models=[base, own]))
     for command in (("base-models",), ("base-models", "ls")):
         _, first, second = run(*command).stdout.splitlines()
-        assert first.split() == ["sd15", "(default)", "stable-diffusion", "32", "3.00", "GiB", "owner/sd@cccccccccccc"]
-        assert second.split()[0] == "own"
+        start, source = ["sd15", "(default)", "stable-diffusion", "32", "3.00", "GiB", "yes"], "owner/sd@cccccccccccc"
+        assert first.split() == [*start, source]
+        assert second.split() == ["own", "stable-diffusion", "32", "3.00", "GiB", "-", "-"]
     assert json.loads(run("base-models", "--json").stdout)[0]["recipe"]["resolution"] == 32
     server.on("GET", "/v1/base-models", BaseModelPage(base_models=[]))
     assert "boothctl base-models add" in run("base-models").stderr
+
+
+def test_encoders_are_listed_with_their_attributes(server: ScriptedService) -> None:
+    suite = EncoderSuiteRecord(
+        name="tinyworld", bytes=3 * 2**20, heads=["context", "noun"], created_at=MODEL.created_at
+    )
+    server.on("GET", "/v1/encoder-suites", EncoderSuitePage(suites=[suite]))
+    for command in (("encoders",), ("encoders", "ls")):
+        _, line = run(*command).stdout.splitlines()
+        assert line.split() == ["tinyworld", "3.0", "MiB", "context,", "noun", "-"]
+    assert json.loads(run("encoders", "--json").stdout)[0]["heads"] == ["context", "noun"]
+    server.on("GET", "/v1/encoder-suites", EncoderSuitePage(suites=[]))
+    assert "boothctl encoders add" in run("encoders").stderr
 
 
 def test_plan_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:

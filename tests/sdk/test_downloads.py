@@ -14,6 +14,7 @@ from tiny_base import write_tiny_base
 
 from booth import Client, FormatError, Lora, Model, TransferError, ValidationError, lora
 from booth.contract.digests import part_ranges, sha256_of_parts
+from booth.contract.ip_adapter import EMBEDS_PATH
 from booth.contract.models import ModelFile, ModelFiles
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -231,3 +232,23 @@ def test_no_room_on_the_way_leaves_nothing(model: Model, tmp_path: Path, format:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "reason"),
+    [
+        ("original", "the original layout has no place for the layers that read it"),
+        ("lora", "no weight differs from the base model's, so a LoRA would be empty"),
+    ],
+)
+def test_a_photo_model_is_a_folder_alone(
+    service: ScriptedService, model: Model, base: Path, tmp_path: Path, format: str, reason: str
+) -> None:
+    folder = shutil.copytree(base, tmp_path / "photo")
+    (folder / "ip_adapter").mkdir()
+    save_file({"image_embeds": torch.ones(2, 1, 4)}, folder / EMBEDS_PATH)
+    service.on("GET", "/v1/models/mdl_1/files", listing(service, folder))
+    with pytest.raises(FormatError, match=rf'method "ip_adapter".*{reason}. Download it as "diffusers"'):
+        model.download(tmp_path / "out.safetensors", format=format)
+    model.download(tmp_path / "out")
+    assert (tmp_path / "out" / EMBEDS_PATH).read_bytes() == (folder / EMBEDS_PATH).read_bytes()

@@ -9,6 +9,9 @@ from booth.contract.models import Recipe
 from booth.contract.scores import StepScore
 from booth.contract.states import Desired, FailureReason, JobState
 
+LEARNED_EMBEDDINGS = "learned_embeds.safetensors"
+"""The artefact of a textual inversion, as diffusers' load_textual_inversion takes it."""
+
 
 class StoredFile(Record):
     """A file in the object store. `path` is its place in a diffusers folder, `key` its object key.
@@ -122,6 +125,11 @@ class Brief(Record):
         StoredFile
     ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
+    adapter_files: list[StoredFile] = []  # the base's IP-Adapter, for jobs of the method "ip_adapter" alone
+    scores: list[StepScore] = []  # that earlier attempts have made: they stand
+    is_training: bool = False  # its gang is at work
+    selected_step: int | None = None  # whose weights to publish, where that was chosen already
+    is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 
@@ -141,6 +149,18 @@ class Beat(Record):
     samples: list[SampleStrip] = []
     scores: list[StepScore] = []
     selected_step: int | None = None
+
+
+class Found(Record):
+    """What was found of an attempt's checkpoints beside its gang; a repetition changes nothing.
+
+    With a `selected_step`, whose weights are the best and will stay it, its training ends; `note` says why.
+    """
+
+    fence: int
+    scores: list[StepScore] = []
+    selected_step: int | None = None
+    note: str | None = None
 
 
 class BeatReply(Record):

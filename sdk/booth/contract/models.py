@@ -150,6 +150,7 @@ class BaseModelRecord(Record):
     """A base model that jobs can start from, with the default dials of its recipe.
 
     `source` is a hub id, with the commit as `revision`; it is empty where the files came from elsewhere.
+    `has_ip_adapter`: it takes jobs of the method "ip_adapter".
     """
 
     name: str
@@ -159,6 +160,7 @@ class BaseModelRecord(Record):
     bytes: int = 0
     source: str = ""
     revision: str | None = None
+    has_ip_adapter: bool = False
 
 
 class BaseModelPage(Record):
@@ -202,6 +204,7 @@ class Recipe(Record):
     export_dtype: ExportDtype = "float16"
     sample_interval_steps: int = 0
     sample_prompts: list[str] | None = None
+    ip_adapter_scale: float = 0.6
     guidance_scale: float
     num_inference_steps: int
     class_guidance_scale: float
@@ -217,6 +220,7 @@ class Recipe(Record):
     inversion_train_batch_size: int | None = None
     inversion_templates: list[str] = []
     select_checkpoint: CheckpointChoice = "last"
+    select_patience: int = 3
     encoders: str = "paper"
     prompt_set: str = "objects"
     score_num_inference_steps: int = 0

@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Select, select
 from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
+from booth.contract.encoders import EncoderSuitePage
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -36,10 +38,20 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
+from booth_service.control import (
+    admission,
+    attempt_logs,
+    base_models,
+    class_photos,
+    encoder_suites,
+    lifecycle,
+    samples,
+    scores,
+    serving,
+)
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
-from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
+from booth_service.control.records import BaseModel, Job, JobEvent, Model, Run
 from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
 from booth_service.storage import keys
@@ -73,6 +85,13 @@ def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
     """All base models that jobs can start from."""
     with plane.database.read() as session:
         return BaseModelPage(base_models=[base_model_record(base) for base in base_models.current(session)])
+
+
+@router.get("/encoder-suites")
+def list_encoder_suites(_tenant: Caller, plane: Here) -> EncoderSuitePage:
+    """All suites of encoders that scores can be measured with."""
+    with plane.database.read() as session:
+        return EncoderSuitePage(suites=[encoder_suites.record(suite) for suite in encoder_suites.current(session)])
 
 
 @router.post("/jobs/prepare")
@@ -153,6 +172,13 @@ def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
         job = lifecycle.owned_job(session, tenant, job_id)
         rows = samples.of_job(session, job)
     return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
+
+
+@router.get("/jobs/{job_id}/scores")
+def get_scores(job_id: str, tenant: Caller, plane: Here) -> JobScores:
+    """What the job's weights came to, the earliest step first, without cases and pictures."""
+    with plane.database.read() as session:
+        return scores.shown(session, lifecycle.owned_job(session, tenant, job_id))
 
 
 @router.get("/models")
@@ -242,6 +268,6 @@ def newest_first(
     return query.where(*conditions).order_by(key.desc()).limit(limit + 1)
 
 
-def next_after(rows: Sequence[Job | Model | Generation], limit: int) -> str | None:
+def next_after(rows: Sequence[Job | Model | Run], limit: int) -> str | None:
     """Where the next page begins; None on the last one."""
     return rows[limit - 1].id if len(rows) > limit else None

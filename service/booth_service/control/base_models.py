@@ -37,6 +37,7 @@ def register(
     recipe: Recipe,
     files: list[StoredFile],
     references: dict[str, list[StoredFile]] | None = None,
+    adapter_files: list[StoredFile] | None = None,
     *,
     default: bool,
     now: datetime,
@@ -45,19 +46,24 @@ def register(
 ) -> str:
     """The name has these files and this recipe: "added", "unchanged" or "replaced". The first one is the default.
 
-    `references` are by format of numbers; those that an unchanged base model has of other formats stay. A replaced row
-    stays too, for the models that were trained from it.
+    `references` are by format of numbers; those that an unchanged base model has of other formats stay. Where no
+    `adapter_files` are given, those stay that the same files have. A replaced row stays too, for the models that were
+    trained from it.
     """
     old = find(session, name)
     in_order = sorted(files, key=lambda file: file.path)
+    has_same_files = old is not None and stored_files(old.files) == in_order
+    adapter = old.adapter_files if old is not None and has_same_files else []
+    if adapter_files is not None:
+        adapter = [file.model_dump() for file in sorted(adapter_files, key=lambda file: file.path)]
     made = {dtype: [file.model_dump() for file in each] for dtype, each in (references or {}).items()}
     dials = recipe.model_dump()
     is_default = default or find(session, None) in (None, old)
     if is_default:
         session.execute(update(BaseModel).values(is_default=False))
-    if old is not None and stored_files(old.files) == in_order and old.recipe == dials:
+    if old is not None and has_same_files and old.recipe == dials:
         old.is_default, old.source, old.revision = is_default, source, revision
-        old.references = old.references | made
+        old.references, old.adapter_files = old.references | made, adapter
         return "unchanged"
     if old is not None:
         old.replaced_at = now
@@ -71,6 +77,7 @@ def register(
         recipe=dials,
         files=[file.model_dump() for file in in_order],
         references=made,
+        adapter_files=adapter,
         source=source,
         revision=revision,
         created_at=now,

@@ -113,7 +113,8 @@ class BaseModel(Table):
     """`files` are StoredFile records. At most one row of a name is current (`replaced_at` is null).
 
     `references` are StoredFile records by format of numbers: what publishing the base untrained would give. `source` is
-    where the files came from; of a hub, `revision` is the commit.
+    where the files came from; of a hub, `revision` is the commit. `adapter_files` are those of its IP-Adapter, if it
+    has one: no part of what the base model is.
     """
 
     __tablename__ = "base_models"
@@ -134,6 +135,7 @@ class BaseModel(Table):
     recipe: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
     references: Mapped[dict[str, Any]] = mapped_column("reference_files", default=dict, server_default="{}")
+    adapter_files: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     source: Mapped[str]
     revision: Mapped[str | None]
     created_at: Mapped[datetime]
@@ -190,6 +192,7 @@ class Job(Table):
     last_event: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any]]
     checkpoint_key: Mapped[str | None]
+    selected_step: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]
     model_id: Mapped[str | None]
     group_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from booth.contract.attempts import StoredFile
 from booth.contract.jobs import ExportDtype
 from booth.contract.models import Recipe
-from booth_service.control import allow_list, base_folder, base_models, base_references
+from booth_service.control import allow_list, base_adapters, base_folder, base_models, base_references
 from booth_service.control.base_sources import Source, SourceFile, source_of
 from booth_service.control.database import Database
 from booth_service.control.plane import utc_now
 from booth_service.control.safetensors_header import scan
+from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights, BaseModelError, ServiceError
 from booth_service.settings import Settings, settings
 from booth_service.storage import keys
@@ -52,18 +53,14 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
     """The base model's files are in the object store and its record names them. Doing it again changes nothing."""
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
     store.ensure_bucket()
-    allowed = None if config.base_model_allow_list is None else allow_list.read(config.base_model_allow_list)
-    source = source_of(arguments.source, arguments.revision, store)
-    entries = [] if allowed is None else allowed.of(arguments.source, source.revision)
+    source, entries = _source(config, store, arguments.source, arguments.revision)
     folder = base_folder.read(source)
     recipe = _recipe(source, arguments.recipe)
     if recipe.family != folder.family:
         raise BaseModelError(f"{source.name} is a {folder.family} base model, the recipe is for {recipe.family}")
     with ThreadPoolExecutor(THREADS) as pool:
-        files = list(pool.map(lambda path: recorded(store, path, source.files[path]), folder.files))
-        if allowed is not None:
-            allow_list.refuse_other_files(entries, files)
-        stored = list(pool.map(lambda file: _store(store, file, source.files[file.path]), files))
+        files, uploaded = _stored(store, {path: source.files[path] for path in folder.files}, entries, pool)
+        adapter = _stored_adapter(arguments, config, store, files, pool)
         references = _references(store, source, files, recipe.export_dtype, config, database, pool)
     with database.write() as session:
         status = base_models.register(
@@ -72,12 +69,14 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
             recipe,
             files,
             {recipe.export_dtype: references} if references else {},
+            adapter,
             default=arguments.default,
             now=utc_now(),
             source=source.name,
             revision=source.revision,
         )
         base = base_models.named(session, arguments.name)
+        adapter = stored_files(base.adapter_files)
     return {
         "name": base.name,
         "status": status,
@@ -88,7 +87,8 @@ def add(arguments: argparse.Namespace, config: Settings, database: Database) -> 
         "files": {file.path: file.sha256 for file in files},
         "bytes": sum(file.bytes for file in files),
         "reference_bytes": sum(file.bytes for file in references),
-        "uploaded": sum(stored),
+        "uploaded": uploaded,
+        "ip_adapter": {file.path: file.sha256 for file in adapter},
     }
 
 
@@ -114,7 +114,47 @@ def recorded(store: ObjectStore, path: str, file: SourceFile) -> StoredFile:
     return StoredFile(path=path, key=keys.base_file(digest), bytes=file.total_bytes, sha256=digest)
 
 
-def _store(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
+def _source(
+    config: Settings, store: ObjectStore, name: str, revision: str | None
+) -> tuple[Source, list[allow_list.Allowed]]:
+    """The source, and the allow-list's entries for it, if there is a list. Raises BaseModelError where it is not on
+    it."""
+    allowed = None if config.base_model_allow_list is None else allow_list.read(config.base_model_allow_list)
+    source = source_of(name, revision, store)
+    return source, [] if allowed is None else allowed.of(name, source.revision)
+
+
+def _stored(
+    store: ObjectStore, chosen: dict[str, SourceFile], entries: list[allow_list.Allowed], pool: ThreadPoolExecutor
+) -> tuple[list[StoredFile], int]:
+    """The files' records, all of them in the object store, and how many were not before."""
+    files = list(pool.map(lambda path: recorded(store, path, chosen[path]), chosen))
+    if entries:
+        allow_list.refuse_other_files(entries, files)
+    return files, sum(pool.map(lambda file: stored(store, file, chosen[file.path]), files))
+
+
+def _stored_adapter(
+    arguments: argparse.Namespace,
+    config: Settings,
+    store: ObjectStore,
+    base: list[StoredFile],
+    pool: ThreadPoolExecutor,
+) -> list[StoredFile] | None:
+    """The records of the IP-Adapter that is given for these files of a base model; None where none is.
+
+    Raises BaseModelError where the two do not go together.
+    """
+    if arguments.ip_adapter is None:
+        return None
+    source, entries = _source(config, store, arguments.ip_adapter, arguments.ip_adapter_revision)
+    chosen = base_adapters.chosen(source, arguments.ip_adapter_weights, arguments.ip_adapter_encoder)
+    files, _ = _stored(store, chosen, entries, pool)
+    base_adapters.refuse_unfit(store, files, base)
+    return files
+
+
+def stored(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
     """The content is in the object store. True where it was not before."""
     is_new = store.size(file.key) != file.bytes
     if is_new:
@@ -169,6 +209,7 @@ def _line(answer: dict[str, Any]) -> str:
         f"{answer['name']} {answer['status']}: {answer['family']}, {len(answer['files'])} files, "
         f"{answer['bytes'] / 2**30:.2f} GiB, {answer['uploaded']} uploaded, from {answer['source']}{commit}"
         + (" (default)" if answer["is_default"] else "")
+        + (f", with an IP-Adapter of {len(answer['ip_adapter'])} files" if answer["ip_adapter"] else "")
     )
 
 
@@ -179,6 +220,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", help="recipe file, or the name of a built-in one")
     parser.add_argument("--default", action="store_true", help="jobs that name no base model start from this one")
     parser.add_argument("--revision", help="of a hub id: branch, tag or commit; the commit is kept")
+    parser.add_argument("--ip-adapter", metavar="SOURCE", help="its IP-Adapter, for --method ip_adapter; as SOURCE is")
+    parser.add_argument("--ip-adapter-weights", metavar="PATH", help="the weight file in there, where it has several")
+    parser.add_argument("--ip-adapter-encoder", metavar="PATH", help="the image encoder's folder in there")
+    parser.add_argument("--ip-adapter-revision", metavar="REVISION", help="as --revision, of the IP-Adapter's hub id")
     parser.add_argument("--json", action="store_true", help="print one JSON document, every file's SHA-256 in it")
     return parser
 

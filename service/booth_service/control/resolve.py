@@ -9,7 +9,7 @@ from booth.contract import limits
 from booth.contract.jobs import ClassImageRef, JobSpec, Params, Subject, SubjectSpec, TrainingOptions
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
-from booth_service.control import inversion
+from booth_service.control import inversion, one_photo
 
 _DIALS = [
     "steps",
@@ -29,7 +29,7 @@ _SAMPLE_PLACES = ["", " on the beach"]
 def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]) -> Params:
     """Every value of the job: the spec's where it has one, else the recipe's. A seed is drawn where none is given.
 
-    `tokens`: one for each subject, the first one first.
+    `tokens`: one for each subject, the first one first; an empty one where prompts name the class noun alone.
     """
     asked: list[JobSpec | SubjectSpec] = [spec, *spec.more_subjects]
     subjects = [_subject(token, subject) for token, subject in zip(tokens, asked, strict=True)]
@@ -44,6 +44,8 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
     if values["sample_prompts"] is None:
         prompts = [f"{subject.instance_prompt}{place}" for place in _SAMPLE_PLACES for subject in subjects]
         values["sample_prompts"] = prompts[: limits.MAX_SAMPLE_PROMPTS]
+    if spec.method == one_photo.METHOD:
+        values |= one_photo.UNTRAINED
     if not values["prior_loss_weight"] or not values["num_class_images"]:
         values |= {"prior_loss_weight": 0.0, "num_class_images": 0}
     if spec.method == inversion.METHOD:
@@ -110,7 +112,7 @@ def _subject(token: str, asked: JobSpec | SubjectSpec) -> Subject:
     return Subject(
         token=token,
         class_noun=asked.class_noun,
-        instance_prompt=f"a photo of {token} {asked.class_noun}",
+        instance_prompt=f"a photo of {token or 'a'} {asked.class_noun}",
         class_prompt=asked.class_prompt or f"a photo of a {asked.class_noun}",
     )
 

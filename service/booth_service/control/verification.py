@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from pydantic import ValidationError
 
-from booth.contract.attempts import Manifest, Published, StoredFile, TrainedRow
+from booth.contract.attempts import LEARNED_EMBEDDINGS, Manifest, Published, StoredFile, TrainedRow
 from booth_service.control.records import Job
 from booth_service.control.safetensors_header import Read, Tensor, read_header, read_sample, row
 from booth_service.errors import BadWeights, DamagedObject, ObjectMissing
@@ -22,7 +22,6 @@ from booth_service.storage.s3 import ObjectStore
 from booth_service.storage.stored_file import Ranges, refuse_contradiction
 
 FINITE_SAMPLES = 24
-EMBEDDINGS = "learned_embeds.safetensors"
 _STEPS = {"BF16": 2**-7, "F16": 2**-10}  # from one number to the next, over the number
 _LEAST_STEP = 2.0**-24  # between the smallest numbers of float16
 Tensors = tuple[Read, Mapping[str, Tensor]]  # how a file is read, and what it holds
@@ -44,23 +43,24 @@ class Claim:
 
 def verify(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
     """The manifest, where everything it says is so. Raises BadWeights, or StorageError where the store is away."""
-    manifest = _read_manifest(store, claim, published)
+    manifest = read_manifest(store, claim, published)
     base = {file.path: file for file in claim.base_files}
     _check_files(manifest, base)
     _check_method(manifest)
     try:
         for file in manifest.changed:
-            _check_stored(store, claim, file)
+            check_stored(store, claim, file)
             _check_weights(store, file, base[file.path])
         for file in manifest.artefacts:
-            _check_stored(store, claim, file)
+            check_stored(store, claim, file)
             _check_finite(file, Ranges(store, file).read, read_header(Ranges(store, file).read, file.key, file.bytes))
     except DamagedObject as damaged:
         raise BadWeights(damaged.detail) from None
     return manifest
 
 
-def _read_manifest(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
+def read_manifest(store: ObjectStore, claim: Claim, published: Published) -> Manifest:
+    """The attempt's own manifest, as it was reported. Raises BadWeights."""
     key = keys.model_manifest(claim.job.tenant_id, claim.job.id, claim.attempt)
     if published.manifest_key != key:
         raise BadWeights(f"the manifest is {published.manifest_key}, not this attempt's own {key}")
@@ -100,11 +100,12 @@ def _check_method(manifest: Manifest) -> None:
     if odd := [file.path for file in manifest.changed if (file.row is not None) != is_inverted]:
         raise BadWeights(f"{', '.join(odd)}: {'more than' if is_inverted else 'no more than'} one row was trained")
     beside = [file.path for file in manifest.artefacts]
-    if beside != ([EMBEDDINGS] if is_inverted else []):
+    if beside != ([LEARNED_EMBEDDINGS] if is_inverted else []):
         raise BadWeights(f"beside the model's folder lie {', '.join(beside) or 'no files'}")
 
 
-def _check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
+def check_stored(store: ObjectStore, claim: Claim, file: StoredFile) -> None:
+    """Raise BadWeights unless the changed file lies whole in the attempt's own folder."""
     key = keys.model_file(claim.job.tenant_id, claim.job.id, claim.attempt, file.path)
     if file.key != key:
         raise BadWeights(f"{file.path} lies at {file.key}, outside the attempt's own folder")

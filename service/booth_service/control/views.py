@@ -21,6 +21,8 @@ def job_record(job: Job) -> JobRecord:
         error=None if job.error is None else JobFailure.model_validate(job.error),
         attempt=job.attempt,
         model_id=job.model_id,
+        group_id=job.group_id,
+        selected_step=job.selected_step,
         cancel_requested=job.desired is Desired.CANCEL,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -83,10 +85,11 @@ def model_record(model: Model) -> ModelRecord:
 
 
 def prompt_prefixes(params: Params) -> list[str]:
-    """What names each subject in a prompt, e.g. "sks dog"; "sks" where the token takes the noun's place."""
+    """What names each subject in a prompt, e.g. "sks dog"; "sks" where the token takes the noun's place, "dog" where no
+    token was taught."""
     if params.method == "textual_inversion":
         return [params.token]
-    return [f"{subject.token} {subject.class_noun}" for subject in params.subjects]
+    return [f"{subject.token} {subject.class_noun}".lstrip() for subject in params.subjects]
 
 
 def base_model_record(base: BaseModel) -> BaseModelRecord:
@@ -100,6 +103,7 @@ def base_model_record(base: BaseModel) -> BaseModelRecord:
         bytes=sum(file.bytes for file in stored_files(base.files)),
         source=base.source if base.revision else "",  # folders and buckets are the operator's own affair
         revision=base.revision,
+        has_ip_adapter=bool(base.adapter_files),
     )
 
 

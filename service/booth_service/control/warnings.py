@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from booth.contract.jobs import JobSpec, Params, PhotoRef
 from booth.contract.models import Recipe
-from booth_service.control import inversion
+from booth_service.control import inversion, one_photo
 from booth_service.control.tokens import Vocabulary
 
 _MOST_NAMES = 5
@@ -13,6 +13,8 @@ _MOST_NAMES = 5
 
 def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabulary) -> list[str]:
     """All that words and numbers alone tell, before a photo is there."""
+    if spec.method == one_photo.METHOD:
+        return list(one_photo.warnings_of(spec))
     return [
         *_of_tokens(params, recipe, vocabulary),
         *_of_prompts(params, vocabulary),
@@ -24,12 +26,15 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
         *inversion.warnings(spec),
         *_of_schedules(params),
         *_of_samples(spec, params),
+        *_of_scoring(params),
         *_of_options(params),
     ]
 
 
 def of_photos(params: Params, photos: Sequence[tuple[str, tuple[int, int]]]) -> list[str]:
     """What the photos themselves tell: their names and (width, height)."""
+    if params.method == one_photo.METHOD:
+        return []  # its size is that of the image encoder, far below the resolution
     said = []
     if small := [f"{name} ({w} x {h})" for name, (w, h) in photos if _is_small(w, h, params)]:
         said.append(
@@ -64,6 +69,8 @@ def _of_prompts(params: Params, vocabulary: Vocabulary) -> Iterable[str]:
     prompts += [("the class prompt", subject.class_prompt) for subject in params.subjects]
     if params.sample_interval_steps:
         prompts += [("the sample prompt", text) for text in params.sample_prompts]
+    if params.scoring:
+        prompts += [("the scored prompt", case.prompt) for case in params.scoring.cases]
     for kind, prompt in prompts:
         if over := vocabulary.overflow(prompt):
             yield (
@@ -158,6 +165,19 @@ def _of_samples(spec: JobSpec, params: Params) -> Iterable[str]:
         yield "sample_interval_steps has no effect while sample_prompts is empty"
     if spec.options.sample_prompts and not params.sample_interval_steps:
         yield "sample_prompts have no effect while sample_interval_steps is 0"
+
+
+def _of_scoring(params: Params) -> Iterable[str]:
+    if params.scoring is None:
+        return
+    if params.more_subjects:
+        yield f"scores are of the first subject alone, {params.token} {params.class_noun}"
+    own = [step for step in params.scoring.steps if step]
+    if params.select_checkpoint == "fidelity" and len(own) == 1:
+        yield (
+            f"select_checkpoint fidelity has no choice: step {own[0]} alone is scored; name more steps in "
+            "scoring.steps, or lower checkpoint_interval_steps"
+        )
 
 
 def _of_options(params: Params) -> Iterable[str]:

@@ -10,6 +10,7 @@ from PIL.ImageOps import fit
 
 from booth.contract.drawing import PromptEdit, SchedulerName
 from booth_service.diffusion.batch_pipeline import pipeline_of_batch
+from booth_service.diffusion.image_prompt import ImagePrompt, image_prompted
 from booth_service.diffusion.previews import clean_latents, preview
 from booth_service.diffusion.prompt_to_prompt import Editor, edit_of, edited_attention
 from booth_service.errors import CannotDraw
@@ -74,14 +75,26 @@ class _Stopped(Exception):
 
 
 def sample_batch(
-    pipeline: Any, rows: list[Row], setting: Setting, *, places: int, on_step: OnStep | None = None
+    pipeline: Any,
+    rows: list[Row],
+    setting: Setting,
+    *,
+    places: int,
+    on_step: OnStep | None = None,
+    image_prompt: ImagePrompt | None = None,
 ) -> list[Drawing] | None:
     """One drawing for each row, or None where `on_step` stopped the batch.
 
     The batch is padded to `places` rows: kernels differ between batch sizes, so a picture would otherwise depend on how
     many neighbours it has. At one size its bits depend on its own row alone. `pipeline` is as it was afterwards, also
-    where this raises. Raises CannotDraw where the model cannot draw what is asked.
+    where this raises. With an `image_prompt` all rows look at its photo too. Raises CannotDraw where the model cannot
+    draw what is asked.
     """
+    if image_prompt is not None and any(row.edit for row in rows):
+        raise CannotDraw(
+            "edits put attention maps of one picture into another, and this model's attention (IP-Adapter) reads a "
+            "photo beside the prompt: draw without `edit`, or edit with a model that was trained"
+        )
     seats, shown = _seats(rows, places)
     with pipeline_of_batch(pipeline, setting.scheduler, img2img=setting.strength is not None) as live:
         editor = _editor(live, rows, shown, setting, places)
@@ -95,7 +108,7 @@ def sample_batch(
             return {"latents": latents}
 
         try:
-            with edited_attention(live.unet, editor):
+            with image_prompted(live, image_prompt), edited_attention(live.unet, editor):
                 answer = live(
                     prompt=[seat.prompt for seat in seats],
                     negative_prompt=[seat.negative_prompt for seat in seats] if setting.has_negative else None,
@@ -103,6 +116,7 @@ def sample_batch(
                     guidance_scale=setting.guidance_scale,
                     num_inference_steps=setting.num_inference_steps,
                     callback_on_step_end=after_step,
+                    ip_adapter_image_embeds=image_prompt and image_prompt.embeds_of(live, setting.guidance_scale),
                     **_start(seats, setting),
                 )
         except _Stopped:

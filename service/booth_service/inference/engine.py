@@ -317,6 +317,7 @@ class Engine:
             batch.setting,
             places=batch.places,
             on_step=lambda step: self._stepped(batch, step),
+            image_prompt=batch.held.image_prompt,
         )
         if drawings is None:
             return

@@ -7,9 +7,11 @@ from functools import partial
 
 import torch
 
-from booth.contract.attempts import Manifest
+from booth.contract.attempts import Manifest, StoredFile
+from booth.contract.ip_adapter import EMBEDS, FOLDER, is_weights
 from booth.contract.serving import ModelRef
 from booth_service.diffusion.components import load_pipeline
+from booth_service.diffusion.image_prompt import Adapter, ImagePrompt, load_adapter
 from booth_service.errors import ObjectMissing, ServiceError
 from booth_service.inference.batching import Standing
 from booth_service.inference.flights import Flights
@@ -33,11 +35,25 @@ def name_of(model: ModelRef) -> str:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """A model that is a photo beside the prompt: the name under which its embeddings are kept, and how it is drawn."""
+
+    name: str
+    adapter: Adapter
+    scale: float
+
+
+@dataclass(frozen=True)
 class Known:
     """A model that was brought once: its base's pipeline, and where each component's weights come from."""
 
     skeleton: Skeleton
     composition: Composition
+    photo: Photo | None = None
+
+    def names(self) -> set[str]:
+        """The names of all that is kept for it."""
+        return {*self.composition.values(), *([self.photo.name] if self.photo else [])}
 
     def to_copy(self) -> dict[str, str]:
         """Component -> name, of those whose live weights are others."""
@@ -52,6 +68,13 @@ class Held:
     name: str
     known: Known
     weights: dict[str, Weights]
+
+    @property
+    def image_prompt(self) -> ImagePrompt | None:
+        """The photo that its pictures are drawn with, if there is one."""
+        if (photo := self.known.photo) is None:
+            return None
+        return ImagePrompt(photo.adapter, self.weights[photo.name][FOLDER][EMBEDS], photo.scale)
 
 
 class Models:
@@ -79,6 +102,8 @@ class Models:
         self._known: dict[str, Known] = {}
         self._flights: Flights[None] = Flights(bad_memory_s)
         self._base_flights: Flights[Skeleton] = Flights(bad_memory_s)
+        self._adapters: dict[str, Adapter] = {}
+        self._adapter_flights: Flights[Adapter] = Flights(bad_memory_s)
 
     def failure(self, name: str) -> ServiceError | None:
         """Why the model could not be had a short while ago."""
@@ -99,7 +124,7 @@ class Models:
     def want(self, names: Collection[str]) -> None:
         """Rows wait for these models, so that others make room before them."""
         known = [self._known[name] for name in names if name in self._known]
-        self.cache.want({each for one in known for each in one.composition.values()})
+        self.cache.want({each for one in known for each in one.names()})
 
     def held(self) -> list[str]:
         """The published models of which weights are here, wherever."""
@@ -110,6 +135,8 @@ class Models:
         """How near the model's weights are; None where some are not at hand."""
         known = self._known.get(name)
         if known is None or self.cache.is_forgotten(name):
+            return None
+        if known.photo is not None and known.photo.name not in self.cache:
             return None
         nearest = Standing.LIVE
         for its in known.to_copy().values():
@@ -125,7 +152,8 @@ class Models:
         """The model with what activating it needs; None where that has gone meanwhile."""
         known = self._known[name]
         names = [its for its in dict.fromkeys(known.to_copy().values()) if its not in self.slots]
-        self.cache.touch(known.composition.values())  # or a model that is live for long would be dropped as unused
+        names += [known.photo.name] if known.photo else []
+        self.cache.touch(known.names())  # or a model that is live for long would be dropped as unused
         weights = self.cache.hold(names)
         return None if weights is None else Held(name, known, dict(zip(names, weights, strict=True)))
 
@@ -144,7 +172,7 @@ class Models:
         for component, name in to_copy.items():
             weights = self.slots.find(name) or held.weights[name]
             skeleton.fill(component, name, weights[component])
-        for name in held.weights:
+        for name in dict.fromkeys(its for its in to_copy.values() if its in held.weights):
             self.slots.keep(name, skeleton.weights_of(name))
         return bool(to_copy)
 
@@ -162,11 +190,13 @@ class Models:
         skeleton = self._skeleton(model)
         loads: list[Load] = []
         changed: list[str] = []
+        photo = None
         if model.manifest_key is not None and model.manifest_sha256 is not None:
             manifest = read_manifest(self.store, model.manifest_key, model.manifest_sha256)
-            changed = changed_components(manifest)
+            changed = [component for component in changed_components(manifest) if component != FOLDER]
+            photo = self._photo(name, skeleton, manifest)
             loads.append(self._load_published(name, manifest))
-        known = Known(skeleton, skeleton.composition(name, changed))
+        known = Known(skeleton, skeleton.composition(name, changed), photo)
         loads += [
             self._load_base(skeleton, component)
             for component, its in known.to_copy().items()
@@ -187,6 +217,22 @@ class Models:
 
         size = base_component_bytes(skeleton.folder, component, self.dtype)
         return Load(base_entry(skeleton.base, component), size, read)
+
+    def _photo(self, name: str, skeleton: Skeleton, manifest: Manifest) -> Photo | None:
+        """How the model is drawn, where it is a photo and no weights. Raises StorageError, BaseModelError."""
+        files = [file for file in manifest.unchanged if is_weights(file.path)]
+        if not files:
+            return None
+        of = f"{skeleton.base}/{content_sha256(files)}"
+        adapter = self._adapters.get(of) or self._adapter_flights.once(of, lambda: self._attached(of, skeleton, files))
+        return Photo(name, adapter, manifest.params.ip_adapter_scale)
+
+    def _attached(self, of: str, skeleton: Skeleton, files: list[StoredFile]) -> Adapter:
+        """The adapter of these files for the skeleton's UNet, on its device. Nothing is drawn while it is read."""
+        folder = materialize(self.store, files, self.scratch_dir)
+        with self.device_lock:
+            self._adapters[of] = load_adapter(skeleton.pipeline, folder)
+        return self._adapters[of]
 
     @property
     def _is_pinned(self) -> bool:

@@ -8,7 +8,6 @@ from booth_service.diffusion.placeholder import row_of
 from booth_service.publish.export import TrainedWeights
 from booth_service.publish.gang import Gang
 
-FILE_NAME = "learned_embeds.safetensors"
 # What programs call the encoders of Stable Diffusion XL (diffusers' guide "Textual inversion", A1111, ComfyUI).
 KEYS_OF_TWO = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 

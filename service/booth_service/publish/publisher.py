@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from booth.contract.attempts import Brief, Manifest, StoredFile, TrainedRow
+from booth.contract.attempts import LEARNED_EMBEDDINGS, Brief, Manifest, StoredFile, TrainedRow
 from booth.contract.jobs import ExportDtype
-from booth_service.publish.embeddings import FILE_NAME, learned_embeds
+from booth_service.publish.embeddings import learned_embeds
 from booth_service.publish.export import Pieces, TrainedWeights, pieces_of
 from booth_service.publish.gang import Gang
 from booth_service.publish.references import Reference, references_of, worthwhile
@@ -47,7 +47,7 @@ class Export:
         stored = upload_files(files, file_keys, self.store, gang, say, worthwhile(files, references, gang))
         embeddings = learned_embeds(weights, brief.params.token, gang)
         changed = [_with_row(record, file) for record, file in zip(stored, files, strict=True)]
-        return changed if embeddings is None else [*changed, self._artefact(FILE_NAME, embeddings, gang)]
+        return changed if embeddings is None else [*changed, self._artefact(LEARNED_EMBEDDINGS, embeddings, gang)]
 
     def _artefact(self, path: str, body: bytes, gang: Gang) -> StoredFile:
         """A small file that all ranks hold is stored by the first of them."""
@@ -64,19 +64,19 @@ def _with_row(record: StoredFile, file: Pieces) -> StoredFile:
 def publish_manifest(brief: Brief, changed: list[StoredFile], store: ObjectStore) -> tuple[str, str]:
     """Write the manifest of a complete model; returns its key and SHA-256.
 
-    Unchanged parts are references to the base model's files; what has no place among them lies beside. A manifest that
-    is already there is kept and returned: it can only be this attempt's own.
+    Unchanged parts are references to the base model's files, and to its adapter's where the job uses one; what has no
+    place among them lies beside. A manifest that is already there is kept and returned: it can only be this attempt's
+    own.
     """
     paths = {file.path for file in changed}
-    of_base = {file.path for file in brief.base_files}
     manifest = Manifest(
         job_id=brief.job_id,
         attempt=brief.attempt,
         fence=brief.fence,
         base_model=brief.base_model,
-        changed=[file for file in changed if file.path in of_base],
-        unchanged=[file for file in brief.base_files if file.path not in paths],
-        artefacts=[file for file in changed if file.path not in of_base],
+        changed=[file for file in changed if file.path != LEARNED_EMBEDDINGS],
+        unchanged=[file for file in [*brief.base_files, *brief.adapter_files] if file.path not in paths],
+        artefacts=[file for file in changed if file.path == LEARNED_EMBEDDINGS],
         params=brief.params,
     )
     key = keys.model_manifest(brief.tenant_id, brief.job_id, brief.attempt)

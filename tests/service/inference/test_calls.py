@@ -106,7 +106,7 @@ def test_previews_come_every_few_steps_for_those_who_ask(
     ticket, _ = busy(engine, model)
     sample = module.sample_batch
 
-    def with_sizes(pipeline, rows, setting, *, places, on_step):
+    def with_sizes(pipeline, rows, setting, *, places, on_step, **more):
         """Each row's preview has its seed for a size."""
         previews = [Image.new("RGB", (row.seed, 1)) for row in rows]
         return sample(
@@ -115,6 +115,7 @@ def test_previews_come_every_few_steps_for_those_who_ask(
             setting,
             places=places,
             on_step=lambda step: on_step(replace(step, preview=lambda: previews)),
+            **more,
         )
 
     monkeypatch.setattr(module, "sample_batch", with_sizes)

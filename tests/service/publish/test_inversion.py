@@ -18,11 +18,10 @@ from stored_base import whole
 from tiny_base import write_tiny_base
 from tiny_sdxl_base import write_tiny_sdxl_base
 
-from booth.contract.attempts import Manifest, Published, StoredFile, TrainedRow
+from booth.contract.attempts import LEARNED_EMBEDDINGS, Manifest, Published, StoredFile, TrainedRow
 from booth_service.errors import BadWeights
 from booth_service.inference.batching import BatchLimits
 from booth_service.inference.engine import Engine, EngineLimits
-from booth_service.publish.embeddings import FILE_NAME
 from booth_service.storage.s3 import ObjectStore
 
 pytestmark = pytest.mark.s3
@@ -85,7 +84,7 @@ def test_the_text_encoders_alone_change_and_take_next_to_nothing(inversion: Inve
 
 def test_the_small_file_holds_the_rows_in_full_precision(inversion: Inversion) -> None:
     [file] = inversion.manifest.artefacts
-    assert (file.path, file.bytes < 1000) == (FILE_NAME, True)
+    assert (file.path, file.bytes < 1000) == (LEARNED_EMBEDDINGS, True)
     learned = load(inversion.store.get(file.key, file.sha256))
     encoders = KEYS[inversion.family]
     assert learned.keys() == encoders.keys()
@@ -100,11 +99,11 @@ def test_diffusers_draws_with_the_small_file_what_the_endpoint_draws(inversion: 
     pipeline = DiffusionPipeline.from_pretrained(inversion.base, dtype=torch.float32, **_without(inversion.family))
     untouched = drawn_by(pipeline, "a photo of sks on the beach")
     [file] = inversion.manifest.artefacts
-    (tmp_path / FILE_NAME).write_bytes(inversion.store.get(file.key, file.sha256))
+    (tmp_path / LEARNED_EMBEDDINGS).write_bytes(inversion.store.get(file.key, file.sha256))
     if inversion.family == "sd":
-        pipeline.load_textual_inversion(tmp_path / FILE_NAME)
+        pipeline.load_textual_inversion(tmp_path / LEARNED_EMBEDDINGS)
     else:  # as diffusers' guide loads the embeddings of two encoders
-        learned = load((tmp_path / FILE_NAME).read_bytes())
+        learned = load((tmp_path / LEARNED_EMBEDDINGS).read_bytes())
         for key, at in (("clip_l", ""), ("clip_g", "_2")):
             encoder, tokenizer = (getattr(pipeline, part + at) for part in ("text_encoder", "tokenizer"))
             pipeline.load_textual_inversion(learned[key], token="<sks>", text_encoder=encoder, tokenizer=tokenizer)
