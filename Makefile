@@ -5,10 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-chaos test-scale bench gpu lint install
+.PHONY: demo reproduce test test-fast test-chaos test-scale bench gpu lint install
 
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
+
+# The paper's claims on tinyworld, into examples/tinyworld/RESULTS.md, in about an hour; run again, it goes on where it
+# was. Or some, or less: make reproduce ONLY=prior,noun SUBJECTS=2. SEEDS=3 repeats all; FOLDER= is where it keeps its state.
+reproduce: install
+	$(BIN)/python examples/tinyworld/reproduce.py $(if $(FOLDER),--folder $(FOLDER)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(ONLY),--only $(ONLY))
 
 test: install
 	$(BIN)/python -m pytest

@@ -34,6 +34,7 @@ from booth_service.training.cache import CacheKey
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
+from booth_service.training.stored_pictures import instance_prompts
 from booth_service.training.worker import Task, train
 
 FORMATS = (torch.float16, torch.bfloat16)
@@ -62,6 +63,7 @@ class Case:
     class_images: int = 3
     resume: str | None = None
     stop_at: int | None = None
+    enough_at: int | None = None
     subjects: int = 1
     masks: bool = False
     wide: bool = False
@@ -116,7 +118,7 @@ def pictures(
     """`count` pictures of each subject, from tinyworld's renderer."""
     made = []
     for subject in range(subjects):
-        words = params.subjects[subject]
+        prompt, *others = [params.subjects[subject].class_prompt] if is_class else instance_prompts(params, subject)
         scenes = list(SUBJECTS[(subject + is_class * 2) % len(SUBJECTS)].scenes())
         for k in range(count):
             image = render(scenes[k % len(scenes)])
@@ -128,9 +130,10 @@ def pictures(
                 Picture(
                     image.copy,
                     (image.height, image.width),
-                    words.class_prompt if is_class else words.instance_prompt,
+                    prompt,
                     subject,
                     mask.copy if masks and not is_class and k % 2 else None,
+                    tuple(others),
                 )
             )
     return made
@@ -149,6 +152,9 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return self.case.stop_at is not None and len(self.progress) >= self.case.stop_at
+
+    def has_enough(self) -> bool:
+        return self.case.enough_at is not None and len(self.progress) >= self.case.enough_at
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.case.resume is None:

@@ -76,6 +76,10 @@ class OneMachine:
         """What `boothctl base-models add` answers."""
         return self._operate("register", *arguments)
 
+    def register_encoders(self, *arguments: str) -> Any:
+        """What `boothctl encoders add` answers."""
+        return self._operate("register_encoders", *arguments)
+
     def _operate(self, program: str, *arguments: str) -> Any:
         command = [sys.executable, "-m", "booth_service.local", program, "--data-dir", str(self.data_dir)]
         done = subprocess.run([*command, *arguments, "--json"], capture_output=True, text=True, env=os.environ)

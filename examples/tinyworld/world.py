@@ -94,6 +94,11 @@ SUBJECTS = (
     Subject("dog", "dog", Identity(0.76, 0.15, "halves", 0.9, 0.4), ("snow", "floor", "city", "desert")),
     Subject("backpack", "backpack", Identity(0.36, 0.90, "band", 0.3, 0.6), ("sea", "moon", "floor", "beach")),
     Subject("cat", "cat", Identity(0.52, 0.05, "belly", 0.7, 0.9), ("city", "jungle", "sea", "snow")),
+    # The same four identities on other nouns: the world draws them on none.
+    Subject("mug", "mug", Identity(0.07, 0.60, "spots", 0.5, 0.8), ("city", "sea", "floor", "desert")),
+    Subject("clock", "clock", Identity(0.76, 0.15, "halves", 0.9, 0.4), ("beach", "moon", "sea", "jungle")),
+    Subject("car", "car", Identity(0.36, 0.90, "band", 0.3, 0.6), ("jungle", "snow", "city", "desert")),
+    Subject("bear", "bear", Identity(0.52, 0.05, "belly", 0.7, 0.9), ("beach", "moon", "floor", "desert")),
 )
 
 

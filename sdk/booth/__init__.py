@@ -2,7 +2,8 @@
 
 from booth.client import Client
 from booth.contract.drawing import PromptEdit
-from booth.contract.jobs import Event, JobFailure, Params, Progress, TrainingOptions
+from booth.contract.jobs import Event, JobFailure, Params, Progress, ScoringOptions, TrainingOptions
+from booth.contract.scores import Score
 from booth.contract.states import FailureReason, JobState, RunState
 from booth.drawing import DrawingProgress
 from booth.errors import (
@@ -28,11 +29,14 @@ from booth.errors import (
     ValidationError,
     WaitTimeoutError,
 )
+from booth.evaluations import Evaluation
 from booth.generations import BulkPicture, Generation
+from booth.groups import Cell, Group
 from booth.jobs import Job
 from booth.lora import Lora
 from booth.models import Model
 from booth.pictures import GeneratedImage
+from booth.reports import Report
 from booth.samples import SamplePicture, SampleStrip
 from booth.subjects import Photo, Subject
 
@@ -45,15 +49,18 @@ __all__ = [
     "BoothWarning",
     "BulkPicture",
     "BusyError",
+    "Cell",
     "Client",
     "ConfigError",
     "ConflictError",
     "DrawingProgress",
+    "Evaluation",
     "Event",
     "FailureReason",
     "FormatError",
     "GeneratedImage",
     "Generation",
+    "Group",
     "ImageValidationError",
     "Job",
     "JobCancelledError",
@@ -70,9 +77,12 @@ __all__ = [
     "Photo",
     "Progress",
     "PromptEdit",
+    "Report",
     "RunState",
     "SamplePicture",
     "SampleStrip",
+    "Score",
+    "ScoringOptions",
     "Subject",
     "TrainingOptions",
     "TransferError",

@@ -1,4 +1,4 @@
-"""boothctl download: a model as a diffusers folder, as a file for other programs, or as a LoRA."""
+"""boothctl download: a model as a diffusers folder, as a file for other programs, a LoRA or an embedding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def download(
         str,
         typer.Option(
             metavar="|".join(FORMATS),
-            help="A diffusers folder, one file for ComfyUI and AUTOMATIC1111, or a LoRA for the base model.",
+            help="A diffusers folder, one file for ComfyUI and AUTOMATIC1111, a LoRA for the base model, or the "
+            "embedding that a textual inversion learned.",
         ),
     ] = "diffusers",
     rank: Annotated[int | None, typer.Option(help=f"Of the LoRA; {DEFAULT_RANK} without it.")] = None,

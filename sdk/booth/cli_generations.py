@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from booth import cli_output as out
 from booth.cli_output import AsJson, ModelId
+from booth.cli_runs import detaching, follower
 from booth.client import Client
 from booth.contract.problems import FieldProblem
 from booth.errors import JobCancelledError, JobError, JobFailedError, ValidationError
@@ -160,9 +157,10 @@ def _follow_and_fetch(generation: Generation, out_dir: Path, as_json: bool) -> N
     """
     ended: JobError | None = None
     try:
-        with _detaching(generation):
+        again, stop = (f"boothctl generations {verb} {generation.id}" for verb in ("download", "cancel"))
+        with detaching(generation, again, stop):
             try:
-                with _follower() as on_progress:
+                with follower() as on_progress:
                     generation.wait(on_progress=on_progress)
             except (JobFailedError, JobCancelledError) as error:
                 ended = error
@@ -172,57 +170,6 @@ def _follow_and_fetch(generation: Generation, out_dir: Path, as_json: bool) -> N
     finally:
         if as_json and generation.status.is_final:
             _show(generation, as_json)
-
-
-@contextmanager
-def _detaching(generation: Generation) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        again, stop = (f"boothctl generations {verb} {generation.id}" for verb in ("download", "cancel"))
-        out.say(f"\n{generation.id} goes on. Take it up: {again}. Cancel it: {stop}")
-        raise typer.Exit(out.INTERRUPTED) from None
-
-
-@contextmanager
-def _follower() -> Iterator[Callable[[Generation], None]]:
-    """Shows a generation's way on stderr: a bar on a terminal, else one line for each change that matters."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Lines().show
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("queued", total=None, detail="")
-
-        def show(each: Generation) -> None:
-            bar.update(task, description=each.status.value, completed=each.done, total=each.total, detail=_detail(each))
-
-        yield show
-
-
-class _Lines:
-    """One line for each state and sentence, and for each twentieth of the pictures."""
-
-    def __init__(self) -> None:
-        self._last: object = None
-
-    def show(self, generation: Generation) -> None:
-        part = 20 * generation.done // max(1, generation.total)
-        mark = (generation.status, part if generation.done else generation.status_detail)
-        if mark != self._last:
-            self._last = mark
-            out.say(f"{generation.status.value}: {_detail(generation)}")
-
-
-def _detail(generation: Generation) -> str:
-    record = generation.record
-    parts = [record.status_detail]
-    if record.images_per_second is not None:
-        parts.append(f"{record.images_per_second:.2f} images/s")
-    if record.eta_s is not None:
-        parts.append(f"{out.duration(record.eta_s)} left")
-    return " ".join(parts)
 
 
 def _show(generation: Generation, as_json: bool) -> None:

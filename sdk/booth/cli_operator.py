@@ -45,6 +45,11 @@ def add_base_model(arguments: list[str]) -> None:
     _become("-m", "booth_service.local", "register", *arguments)
 
 
+def add_encoders(arguments: list[str]) -> None:
+    """This process turns into the program that adds a suite of encoders to the local stack."""
+    _become("-m", "booth_service.local", "register_encoders", *arguments)
+
+
 @app.command(context_settings={**PASSED_ON, "help_option_names": []})
 def demo(context: typer.Context) -> None:
     """Personalise a subject of the offline base model and draw it in new places, from stack up to stack down."""

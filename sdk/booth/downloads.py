@@ -1,4 +1,4 @@
-"""A model's files on disk: as a diffusers folder, as one file of the original layout, or as a LoRA."""
+"""A model's files on disk: as a diffusers folder, one file of the original layout, a LoRA, or an embedding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from booth import lora, original_layout
+from booth.contract.attempts import LEARNED_EMBEDDINGS
 from booth.contract.digests import Check
 from booth.contract.ip_adapter import EMBEDS_PATH
 from booth.contract.models import ModelFile, ModelFiles
@@ -20,7 +21,7 @@ from booth.differences import put_together
 from booth.errors import FormatError, TransferError, ValidationError
 from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
 
-FORMATS = ("diffusers", "original", "lora")
+FORMATS = ("diffusers", "original", "lora", "embedding")
 DEFAULT_RANK = 32
 PARALLEL_DOWNLOADS = 4
 SUFFIX = ".safetensors"
@@ -67,6 +68,8 @@ def download_lora(transport: Transport, model_id: str, path: Path, rank: int) ->
     model, base = Source(transport, model_id), Source(transport, model_id, "base-files")
     files = model.files()
     _refuse_photo(files, "no weight differs from the base model's, so a LoRA would be empty")
+    if model.embedding() is not None:
+        raise FormatError("A textual inversion changes no layer that a LoRA has. Its format is 'embedding'.")
     lora.require_extra()
     with _partial(path) as partial:
         after, before = lora.changed(files, base.files())
@@ -75,6 +78,19 @@ def download_lora(transport: Transport, model_id: str, path: Path, rank: int) ->
         energy = lora.extract(partial / "base", partial / "tuned", partial / path.name, rank)
         (partial / path.name).rename(path)
     return lora.Lora(path, rank, energy)
+
+
+def download_embedding(transport: Transport, model_id: str, path: Path) -> Path:
+    """What a textual inversion learned lies in the new file `path`. Raises FormatError for models of other methods."""
+    _check_free_file(path)
+    source = Source(transport, model_id)
+    file = source.embedding()
+    if file is None:
+        raise FormatError("The model is no textual inversion, so it has no embedding. Its formats are the others.")
+    with _partial(path) as partial:
+        source.fetch_file(file, partial)
+        (partial / file.path).rename(path)
+    return path
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,12 @@ class Source:
     kind: str = "files"
 
     def files(self) -> list[ModelFile]:
-        """All of them, with links that work for a few minutes."""
-        return self.transport.get(f"/v1/models/{quote(self.model_id, safe='')}/{self.kind}", ModelFiles).files
+        """All of the diffusers folder, with links that work for a few minutes."""
+        return self._listed().files
+
+    def embedding(self) -> ModelFile | None:
+        """The file beside the folder with what a textual inversion learned."""
+        return next((file for file in self._listed().artefacts if file.path == LEARNED_EMBEDDINGS), None)
 
     def fetch(self, files: Iterable[ModelFile], folder: Path) -> None:
         """All these files lie in the folder with the recorded content, several fetched at a time."""
@@ -119,8 +139,12 @@ class Source:
                 file = self._with_new_link(file)
 
     def _with_new_link(self, file: ModelFile) -> ModelFile:
-        same = (each for each in self.files() if (each.path, each.sha256) == (file.path, file.sha256))
-        return next(same, file)
+        listed = self._listed()
+        every = [*listed.files, *listed.artefacts]
+        return next((each for each in every if (each.path, each.sha256) == (file.path, file.sha256)), file)
+
+    def _listed(self) -> ModelFiles:
+        return self.transport.get(f"/v1/models/{quote(self.model_id, safe='')}/{self.kind}", ModelFiles)
 
 
 def _fetch_once(transport: Transport, file: ModelFile, target: Path) -> None:

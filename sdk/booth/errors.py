@@ -16,7 +16,7 @@ BoothError
       APITimeoutError
   TransferError           a photo, a picture or a model file did not arrive whole
   FormatError             a model cannot be written in the format that was asked for
-  JobError                about a job or a generation: .job
+  JobError                about a job, a generation or an evaluation: .job
     JobFailedError
     JobCancelledError
     WaitTimeoutError      the wait ended, the job goes on; also a TimeoutError
@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING
 from booth.contract.problems import FieldProblem, Problem
 
 if TYPE_CHECKING:
-    from booth.generations import Generation
     from booth.jobs import Job
+    from booth.runs import Run
 
 
 class BoothWarning(UserWarning):
@@ -128,9 +128,9 @@ class FormatError(BoothError):
 
 
 class JobError(BoothError):
-    """About one job or generation, which is in `job`."""
+    """About one job, generation or evaluation, which is in `job`."""
 
-    def __init__(self, job: Job | Generation, text: str) -> None:
+    def __init__(self, job: Job | Run, text: str) -> None:
         self.job = job
         super().__init__(text)
 

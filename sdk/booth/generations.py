@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from urllib.parse import quote
 
 import pydantic
 
-from booth import pictures
+from booth import pictures, runs
 from booth.contract import limits
 from booth.contract.generations import (
     GenerationPage,
@@ -31,21 +30,14 @@ from booth.contract.jobs import JobFailure
 from booth.contract.problems import FieldProblem, field_problems
 from booth.contract.states import RunState
 from booth.errors import (
-    APIConnectionError,
-    JobCancelledError,
-    JobFailedError,
     TransferError,
-    UnavailableError,
     ValidationError,
-    WaitTimeoutError,
 )
 from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PATIENCE_S = 120.0  # how long a follower bears a server that is away
-POLL_PAUSE_S = 1.0
 SUBMIT_TIMEOUT_S = 300.0  # 16 MiB of prompts on a slow line
 PICTURES_PER_PAGE = 100
 PARALLEL_DOWNLOADS = 8
@@ -191,23 +183,7 @@ class Generation:
         Raises JobFailedError, JobCancelledError, or WaitTimeoutError after `timeout_s` seconds; then, as after
         Ctrl-C, it goes on.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        away_since: float | None = None
-        while True:
-            try:
-                self.refresh()
-                away_since = None
-            except (APIConnectionError, UnavailableError):
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > PATIENCE_S:
-                    raise
-            if on_progress is not None:
-                on_progress(self)
-            if self.status.is_final:
-                return self._outcome()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeoutError(self, f"The wait ended; {self.id} is still {self.status} and goes on.")
-            self._transport.sleep(POLL_PAUSE_S)
+        return runs.wait(self, self._transport, timeout_s, on_progress)
 
     def pictures(self) -> Iterator[BulkPicture]:
         """The pictures that are finished by now, in order. Each is fetched when it is first looked at."""
@@ -238,15 +214,6 @@ class Generation:
                         on_saved(path)
         partial.rename(target / LIST_FILE)
         return target
-
-    def _outcome(self) -> Generation:
-        if self.status is RunState.SUCCEEDED:
-            return self
-        if self.status is RunState.CANCELLED:
-            raise JobCancelledError(self, f"{self.id} was cancelled.")
-        error = self.error
-        said = [] if error is None else [error.message, error.detail and f"({error.detail})", error.remedy]
-        raise JobFailedError(self, f"{self.id} {self.status}: {' '.join(filter(None, said)) or self.status_detail}")
 
 
 class Generations:

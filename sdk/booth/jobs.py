@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from booth import samples
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import Event, EventPage, JobFailure, JobPage, JobRecord, LogPage, Params, Progress
 from booth.contract.models import ModelRecord
+from booth.contract.scores import Score
 from booth.contract.states import JobState
 from booth.errors import (
     APIConnectionError,
@@ -21,6 +23,7 @@ from booth.errors import (
     WaitTimeoutError,
 )
 from booth.models import Model
+from booth.reports import Report
 from booth.samples import SampleStrip
 from booth.transport import Transport
 
@@ -88,6 +91,11 @@ class Job:
     @property
     def model_id(self) -> str | None:
         return self._record.model_id
+
+    @property
+    def selected_step(self) -> int | None:
+        """The step whose weights are published, where the job chose among its checkpoints."""
+        return self._record.selected_step
 
     @property
     def created_at(self) -> datetime:
@@ -159,6 +167,21 @@ class Job:
         if strips := self.samples():
             return samples.as_one_picture(strips)
         raise samples.none_yet(self.id, self.params)
+
+    def scores(self) -> list[Score]:
+        """What the job's weights came to so far, the earliest step first; step 0 is the frozen base. Without pictures.
+
+        Empty where the job is not scored: `options=TrainingOptions(scoring=ScoringOptions())` asks for it.
+        """
+        return self._transport.get(f"{self._path}/scores", JobScores).scores
+
+    def report(self) -> Report:
+        """The report of the newest finished evaluation of the job's model, else that on the job's own scores.
+
+        Raises NotFoundError where there is none yet (`model.evaluate()` makes one), ConflictError where the job has no
+        model, or it was deleted.
+        """
+        return Report(self._transport, f"{self._path}/report")
 
     def _follow(self, after: int, deadline: float | None) -> Iterator[Event]:
         """Events until the job is over; WaitTimeoutError at the deadline."""

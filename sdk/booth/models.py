@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Literal, overload
 from urllib.parse import quote
 
+from booth import evaluations
 from booth.contract.drawing import PromptEdit, SchedulerName
+from booth.contract.jobs import ClipText
 from booth.contract.models import BaseModelPage, BaseModelRecord, ModelPage, ModelRecord
 from booth.contract.problems import Problem
-from booth.downloads import DEFAULT_RANK, check_format, download_folder, download_lora, download_original
+from booth.downloads import (
+    DEFAULT_RANK,
+    check_format,
+    download_embedding,
+    download_folder,
+    download_lora,
+    download_original,
+)
 from booth.drawing import OnStep
 from booth.errors import NotFoundError
+from booth.evaluations import Evaluation
 from booth.generations import Generation, begin
 from booth.lora import Lora
 from booth.pictures import GeneratedImage, draw
@@ -132,8 +142,55 @@ class Model:
         }
         return begin(self._transport, f"/v1/models/{self.id}/generations", prompts, settings, idempotency_key)
 
+    def evaluate(
+        self,
+        prompt_set: str | None = None,
+        prompts: str | Path | Sequence[str] | None = None,
+        *,
+        description: str | None = None,
+        compare: Sequence[Model | str] = (),
+        num_images: int = 4,
+        num_class_images: int = 16,
+        clip_text: ClipText = "noun",
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        scheduler: SchedulerName = "base",
+        suite: str | None = None,
+        subject: int = 0,
+        unseen: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> Evaluation:
+        """Scores with the paper's metrics, by a job on the cluster: DINO, CLIP-I, CLIP-T, PRES, DIV beside ceiling,
+        floor and what is memorised. It is queued, and this returns at once; `wait()`, then `report()`.
+
+        For each prompt of the set (None: as the base model's recipe says) or of `prompts`, templates such as
+        "a {0} {1} in the snow" or a file of them, `num_images` are drawn from seed, seed + 1 ... by this model, by each
+        of `compare` (further models of the same subject), and by the frozen base; with a `description` of the subject
+        in words, by the base with that in the subject's place too. `suite` names encoders, `subject` is the number of
+        the subject, `unseen` are labels of prompts (as "in the snow") that no training photo shows.
+        Raises ValidationError for bad settings, before anything is sent.
+        """
+        settings = {
+            "description": description,
+            "compare": [each if isinstance(each, str) else each.id for each in compare],
+            "num_images": num_images,
+            "num_class_images": num_class_images,
+            "clip_text": clip_text,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "scheduler": scheduler,
+            "suite": suite,
+            "subject": subject,
+            "unseen": list(unseen),
+        }
+        return evaluations.begin(self._transport, self.id, prompt_set, prompts, settings, idempotency_key)
+
     @overload
-    def download(self, path: str | Path, format: Literal["diffusers", "original"] = "diffusers") -> Path: ...
+    def download(
+        self, path: str | Path, format: Literal["diffusers", "original", "embedding"] = "diffusers"
+    ) -> Path: ...
 
     @overload
     def download(self, path: str | Path, format: Literal["lora"], rank: int = DEFAULT_RANK) -> Lora: ...
@@ -147,6 +204,8 @@ class Model:
         "diffusers" is a folder for `from_pretrained`, new or empty so far. "original" is one .safetensors file for
         ComfyUI and AUTOMATIC1111. "lora" is a small .safetensors file for `load_lora_weights` on the base model: the
         nearest change of `rank` to each matrix, with how much of the change that keeps; it takes `booth[lora]`.
+        "embedding" is what a textual inversion learned, a few KB, for `load_textual_inversion` on the base model: there
+        the token is written <token>.
 
         Raises ValidationError for a path that is taken and arguments that mean nothing, TransferError where a file
         does not come as recorded, FormatError where the model cannot be had in the format. Then nothing is left
@@ -155,6 +214,8 @@ class Model:
         check_format(format, rank)
         if format == "original":
             return download_original(self._transport, self.id, Path(path))
+        if format == "embedding":
+            return download_embedding(self._transport, self.id, Path(path))
         if format == "lora":
             return download_lora(self._transport, self.id, Path(path), DEFAULT_RANK if rank is None else rank)
         return download_folder(self._transport, self.id, Path(path))
@@ -199,6 +260,16 @@ class BaseModels:
     def list(self) -> list[BaseModelRecord]:
         """All base models, with the default dials of their recipes."""
         return self._transport.get("/v1/base-models", BaseModelPage).base_models
+
+    def named(self, name: str | None) -> BaseModelRecord:
+        """The base model of this name, or the default one. Raises NotFoundError, naming those that are there."""
+        if name is None:
+            return self.default()
+        known = {record.name: record for record in self.list()}
+        if name not in known:
+            title, remedy = f"There is no base model {name!r}", f"Use one of: {', '.join(known) or 'none yet'}."
+            raise NotFoundError(Problem(code="not_found", title=title, remedy=remedy, status=404))
+        return known[name]
 
     def default(self) -> BaseModelRecord:
         """The base model of a job that names none. Raises NotFoundError where the service has none yet."""

@@ -8,11 +8,12 @@ from typing import ClassVar
 import httpx2
 from pydantic import SecretStr
 
-from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
+from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Found, Published, SampleStrip
 from booth.contract.bulk import Finished, GenerationBrief
 from booth.contract.evaluation import EvaluationBrief
-from booth.contract.groups import ClaimedCell, GroupBrief
+from booth.contract.groups import CellPage, ClaimedCell, GroupBrief
 from booth.contract.jobs import Progress
+from booth.contract.scores import StepScore
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.errors import AttemptEnded, BadWeights, ServiceError
 from booth_service.settings import attempt_token
@@ -21,6 +22,7 @@ BEAT_INTERVAL_S = 1.0
 IDLE_BEAT_INTERVAL_S = 10.0
 LAST_WORDS_S = 20.0  # how long the end of a pulse waits for an API that is away
 MAX_STRIPS_PER_BEAT = 50  # the API reads at most 1 MiB; a strip of eight pictures is some 3 KiB
+MAX_SCORE_BYTES_PER_BEAT = 512 * 2**10  # a score names its memorised pictures: from 1 KiB to some 50
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Line:
     def release_class_set(self, address: str) -> None:
         """Give the lease back."""
         self._call("DELETE", f"/class-sets/{address}")
+
+    def found(self, found: Found) -> None:
+        """Say what checkpoints came to, beside whoever beats for the attempt."""
+        self._call("POST", "/found", found.model_dump_json())
 
     def published(self, published: Published) -> None:
         """Ask for the model to be made visible. Raises BadWeights where it fails verification."""
@@ -93,6 +99,10 @@ class RunLine(Line):
         """The job's next attempt is claimed for this group, where it waits for one."""
         return ClaimedCell.model_validate_json(self._call("POST", f"/cells/{job_id}").content)
 
+    def cells(self) -> CellPage:
+        """All cells of the group with all that they were scored."""
+        return CellPage.model_validate_json(self._call("GET", "/cells").content)
+
     def done(self, finished: Finished) -> None:
         """Say that all of it is stored."""
         self._call("POST", "/done", finished.model_dump_json())
@@ -111,6 +121,7 @@ class Pulse:
         self._notes: list[str] = []
         self._warnings: list[str] = []
         self._samples: list[SampleStrip] = []
+        self._scores: list[StepScore] = []
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = False
@@ -134,22 +145,26 @@ class Pulse:
         warning: str | None = None,
         checkpoint_key: str | None = None,
         samples: SampleStrip | None = None,
+        scores: list[StepScore] | None = None,
+        selected_step: int | None = None,
     ) -> None:
         """Replace what the next beat says.
 
-        Notes, warnings, strips of sample pictures and the last checkpoint wait until they have been sent.
+        Notes, warnings, strips of sample pictures, scores and the last checkpoint wait until they have been sent.
         """
         with self._lock:
-            changes = {"progress": progress, "state": state, "checkpoint_key": checkpoint_key}
+            changes: dict[str, object] = {"progress": progress, "state": state}
+            changes |= {"checkpoint_key": checkpoint_key, "selected_step": selected_step}
             self._beat = self._beat.model_copy(update={key: new for key, new in changes.items() if new is not None})
             self._notes += [note] if note else []
             self._warnings += [warning] if warning else []
             self._samples += [samples] if samples else []
+            self._scores += scores or []
         self._wake.set()
 
     def check(self) -> None:
         """Raise AttemptEnded where the owner cancelled or a newer attempt took over."""
-        if self.desired is not Desired.RUN:
+        if self.desired is Desired.CANCEL:
             raise AttemptEnded(f"{self._line.job_id} was asked to stop")
 
     def _run(self) -> None:
@@ -169,9 +184,10 @@ class Pulse:
         """One beat; true where nothing that was said until then waits any more."""
         with self._lock:
             notes, warnings = len(self._notes), len(self._warnings)
-            samples = self._samples[:MAX_STRIPS_PER_BEAT]
+            samples, scores = self._samples[:MAX_STRIPS_PER_BEAT], first_that_fit(self._scores)
             note, warning = "; ".join(self._notes) or None, "; ".join(self._warnings) or None
-            beat = self._beat.model_copy(update={"note": note, "warning": warning, "samples": samples})
+            said = {"note": note, "warning": warning, "samples": samples, "scores": scores}
+            beat = self._beat.model_copy(update=said)
         try:
             self.desired = self._line.beat(beat)
         except AttemptEnded:
@@ -180,7 +196,19 @@ class Pulse:
         except (ServiceError, httpx2.HTTPError):
             return False
         with self._lock:
-            del self._notes[:notes], self._warnings[:warnings], self._samples[: len(samples)]
+            del self._notes[:notes], self._warnings[:warnings]
+            del self._samples[: len(samples)], self._scores[: len(scores)]
             if self._beat.checkpoint_key == beat.checkpoint_key:
                 self._beat = self._beat.model_copy(update={"checkpoint_key": None})
-            return not self._samples
+            return not self._samples and not self._scores
+
+
+def first_that_fit(scores: list[StepScore]) -> list[StepScore]:
+    """As many of the first scores as one beat may bring, and one at least."""
+    taken, total_bytes = 0, 0
+    for score in scores:
+        total_bytes += len(score.model_dump_json())
+        if taken and total_bytes > MAX_SCORE_BYTES_PER_BEAT:
+            break
+        taken += 1
+    return scores[:taken]

@@ -9,6 +9,8 @@ ServiceError
   NotFinite             the loss stopped being finite; names step and images
   BadWeights            weights failed verification
   BaseModelError        a base model folder cannot be used
+  EncoderError          an encoder suite is not there, or cannot be used
+  ScoreError            pictures or vectors that no score can be made of
   BadPhotos             stored photos cannot be decoded
   OutOfMemory           a training process ran out of device or host memory
   WorkerDied            a training process ended without saying why
@@ -65,6 +67,14 @@ class BadWeights(ServiceError):
 
 class BaseModelError(ServiceError):
     reason = FailureReason.INTERNAL
+
+
+class EncoderError(ServiceError):
+    reason = FailureReason.CANNOT_SCORE
+
+
+class ScoreError(ServiceError):
+    reason = FailureReason.CANNOT_SCORE
 
 
 class BadPhotos(ServiceError):

@@ -23,7 +23,10 @@ class Devices:
 
 @dataclass(frozen=True)
 class Work:
-    """What one optimizer step of a job is: rows of pictures through parts of known sizes."""
+    """What one optimizer step of a job is: rows of pictures through parts of known sizes.
+
+    `inverts_token`: one row of each text encoder's embedding is trained (Textual Inversion), through all other parts.
+    """
 
     sizes: ModelSizes
     train_batch_size: int
@@ -33,6 +36,7 @@ class Work:
     precision: Precision = "auto"
     optimizer: OptimizerName = "adamw"
     ema: bool = False
+    inverts_token: bool = False
 
     @property
     def rows(self) -> int:
@@ -42,12 +46,22 @@ class Work:
     @property
     def trained_parameters(self) -> int:
         """Parameters that the optimizer moves."""
+        if self.inverts_token:
+            return sum(self.sizes.text_widths)
         return self.sizes.unet_parameters + (sum(self.sizes.text_encoder_parameters) if self.train_text_encoder else 0)
 
     @property
-    def frozen_text_parameters(self) -> int:
-        """Parameters of text encoders that are not trained."""
-        return 0 if self.train_text_encoder else sum(self.sizes.text_encoder_parameters)
+    def frozen_parameters(self) -> int:
+        """Parameters of the UNet and the text encoders that lie on the device and are not trained."""
+        text = sum(self.sizes.text_encoder_parameters)
+        if self.inverts_token:
+            return self.sizes.unet_parameters + text
+        return 0 if self.train_text_encoder else text
+
+    @property
+    def text_has_gradient(self) -> bool:
+        """True where every step goes through the text encoders and back."""
+        return self.train_text_encoder or self.inverts_token
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,7 @@ def work_of(params: Params, sizes: ModelSizes) -> Work:
         precision=params.precision,
         optimizer=params.optimizer,
         ema=params.ema_decay > 0,
+        inverts_token=params.method == "textual_inversion",
     )
 
 
@@ -201,9 +216,11 @@ def _layout(work: Work, ranks: int, use_gpu: bool, way: Way, micro_batch_size: i
             latent_cells=work.sizes.latent_cells(work.resolution),
             mode=mode,
             checkpointed=way.activation_checkpointing,
-            train_text_encoder=work.train_text_encoder,
+            train_text_encoder=work.text_has_gradient,
         ),
-        frozen_bytes=memory.frozen_bytes(work.sizes.vae_parameters, work.frozen_text_parameters, mode=mode),
+        frozen_bytes=memory.frozen_bytes(
+            work.sizes.vae_parameters, work.frozen_parameters, half=mode == "bf16" or (bf16 and work.inverts_token)
+        ),
         host_bytes=memory.host_bytes(work.trained_parameters, ranks, bf16=bf16) if way.offload_optimizer else 0,
         buffer_bytes=memory.buffer_bytes(work.trained_parameters, way.zero_stage, bucket_elements, bf16=bf16),
     )
@@ -237,8 +254,11 @@ def _refusal(work: Work, devices: Devices, ranks: int, least: Plan, available: i
         remedies.append(f"a resolution below {work.resolution} px")
     if work.train_text_encoder and work.sizes.text_encoder_parameters:
         remedies.append("train_text_encoder=False")
+    what = f"{work.trained_parameters / 1e9:.2f} billion trained parameters"
+    if work.inverts_token:
+        what = "the embedding of one token, trained through all other parts,"
     return (
-        f"{work.trained_parameters / 1e9:.2f} billion trained parameters at {work.resolution} px need at least "
+        f"{what} at {work.resolution} px need at least "
         f"{_gb(least.needed_bytes)} GB ({least.needed_bytes} bytes) on each of {ranks} GPUs, of whose "
         f"{_gb(devices.gpu_memory_bytes)} GB training may fill {_gb(available)} GB ({available} bytes), even with "
         f"the optimizer in host memory and activations recomputed; {' or '.join(remedies)}"

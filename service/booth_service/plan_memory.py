@@ -84,6 +84,6 @@ def activation_bytes(
     return math.ceil(rows * sizes.row_bytes(latent_cells, mode, checkpointed, train_text_encoder) * BACKWARD_WORKSPACE)
 
 
-def frozen_bytes(vae_parameters: int, frozen_text_parameters: int, *, mode: Mode) -> int:
-    """Parts that lie on the device without being trained: the VAE, always fp32, and text encoders as the UNet is."""
-    return vae_parameters * 4 + frozen_text_parameters * (2 if mode == "bf16" else 4)
+def frozen_bytes(vae_parameters: int, frozen_parameters: int, *, half: bool) -> int:
+    """Parts that lie on the device without being trained: the VAE, always fp32, and others in fp32 or its half."""
+    return vae_parameters * 4 + frozen_parameters * (2 if half else 4)

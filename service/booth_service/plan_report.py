@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from booth.contract.jobs import Method
 from booth.contract.models import Recipe
 from booth_service.errors import BaseModelError, ServiceError
 from booth_service.plan import GB, Devices, Plan, Work, plan
@@ -21,6 +22,7 @@ from booth_service.plan_time import ABOVE_FLOOR, GPUS, HOST_S_PER_TENSOR, Estima
 FITS, USAGE, REFUSED = 0, 2, 6
 RECIPES = Path(__file__).with_name("recipes")
 DIALS_OF = "sd15"  # the recipe for a base model that has none of its own
+METHODS: tuple[Method, ...] = ("dreambooth", "textual_inversion")
 TABLE_FAMILIES = ("sd15", "sdxl")
 TABLE_MEMORY_GB = (16, 24, 40, 80)
 TABLE_GPUS = (1, 2, 4, 8)
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--class-images", type=int, help="how many; else the recipe's")
     made.add_argument("--photos", type=_count, default=5, help="photos of the subject (5)")
     made.add_argument("--no-prior", action="store_true", help="without class images")
+    made.add_argument("--method", choices=METHODS, default=METHODS[0], help="how the subject is learned (dreambooth)")
     made.add_argument("--freeze-text-encoder", action="store_true", help="train the UNet alone")
     made.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto", help="of the network (auto)")
     made.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], default="adamw", help="adamw, or 8-bit moments")
@@ -105,6 +108,9 @@ def asked(options: argparse.Namespace) -> Question:
     """The question, with what the recipe says where the command line is silent. Raises BaseModelError."""
     sizes = sizes_of(options.base_model)
     recipe, resolution = dials_of(sizes)
+    inverts_token = options.method == "textual_inversion"
+    if inverts_token:
+        recipe = inverted(recipe)
     check_resolution(options.resolution or resolution, sizes.vae_scale_factor)
     class_images = recipe.num_class_images if options.class_images is None else max(0, options.class_images)
     class_images = 0 if options.no_prior else class_images
@@ -117,6 +123,7 @@ def asked(options: argparse.Namespace) -> Question:
         precision=options.precision,
         optimizer=options.optimizer,
         ema=options.ema,
+        inverts_token=inverts_token,
     )
     memory_gb = options.gpu_memory or GPUS[options.gpu].memory_gb
     return Question(
@@ -130,6 +137,18 @@ def asked(options: argparse.Namespace) -> Question:
         num_photos=options.photos,
         num_inference_steps=recipe.class_num_inference_steps,
         gpu_hour_price=options.gpu_hour_price,
+    )
+
+
+def inverted(recipe: Recipe) -> Recipe:
+    """The recipe's dials for Textual Inversion, which has no class images and trains no weight of the text encoder."""
+    return recipe.model_copy(
+        update={
+            "steps": recipe.inversion_steps or recipe.steps,
+            "train_batch_size": recipe.inversion_train_batch_size or recipe.train_batch_size,
+            "num_class_images": 0,
+            "train_text_encoder": False,
+        }
     )
 
 
@@ -175,10 +194,12 @@ def text(question: Question, layout: Plan, answer: Estimate) -> str:
     """The answer for a person."""
     work, gpu = question.work, GPUS[question.gpu]
     prior = f"{question.num_class_images} class images" if work.with_prior else "no prior"
-    frozen = work.sizes.vae_parameters + work.frozen_text_parameters
+    frozen = work.sizes.vae_parameters + work.frozen_parameters
+    trained = f"{_millions(work.trained_parameters)} parameters trained"
+    if work.inverts_token:
+        trained = f"one token's embedding trained ({work.trained_parameters} numbers)"
     lines = [
-        f"base model  {work.sizes.name}: {_millions(work.trained_parameters)} parameters trained, "
-        f"{_millions(frozen)} frozen",
+        f"base model  {work.sizes.name}: {trained}, {_millions(frozen)} frozen",
         f"job         {question.steps} steps, batch {work.train_batch_size}, {work.resolution} px, {prior}",
         f"devices     {question.devices.gpus:g} GPUs of {_gb(question.devices.gpu_memory_bytes)} GB, "
         f"serving holds {question.serving_gpus:g}",

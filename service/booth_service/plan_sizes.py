@@ -18,6 +18,7 @@ from booth_service.errors import BaseModelError
 Mode = Literal["bf16", "autocast", "fp32"]
 TABLE = Path(__file__).with_name("plan_sizes.json")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+DEFAULT_TEXT_WIDTH = 512  # transformers' CLIPTextConfig, whose files leave out what is as it is there
 SAME_SIZE = 0.001  # two UNets are of one family where their parameters differ by less
 
 
@@ -26,6 +27,7 @@ class ModelSizes:
     """Parameters of a base model's parts, and the measured family that stands for its rows.
 
     `row_scale` is 1 for a measured family; otherwise the ratio of the UNets' widths, and `scaled_from` names it.
+    `text_widths`: numbers of a token's embedding in each text encoder.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelSizes:
     resolution_px: int
     row_scale: float = 1.0
     scaled_from: str | None = None
+    text_widths: tuple[int, ...] = ()
 
     def latent_cells(self, resolution: int) -> int:
         """Cells of a square picture's latent."""
@@ -101,7 +104,14 @@ def sizes_of_family(name: str) -> ModelSizes:
     parameters = row["parameters"]
     texts = tuple(parameters[part] for part in TEXT_ENCODERS if part in parameters)
     return ModelSizes(
-        name, name, parameters["unet"], texts, parameters["vae"], row["vae_scale_factor"], row["resolution_px"]
+        name,
+        name,
+        parameters["unet"],
+        texts,
+        parameters["vae"],
+        row["vae_scale_factor"],
+        row["resolution_px"],
+        text_widths=tuple(row["text_widths"]),
     )
 
 
@@ -116,19 +126,19 @@ def sizes_of_folder(folder: Path) -> ModelSizes:
     width = sum(unet["block_out_channels"])
     family = _nearest_family(unet_parameters)
     reference = _table()["families"][family]
+    texts = [part for part in TEXT_ENCODERS if (folder / part / "config.json").is_file()]
     is_measured = math.isclose(unet_parameters, reference["parameters"]["unet"], rel_tol=SAME_SIZE)
     return ModelSizes(
         name=str(folder),
         family=family,
         unet_parameters=unet_parameters,
-        text_encoder_parameters=tuple(
-            parameters_of(folder, part) for part in TEXT_ENCODERS if (folder / part / "config.json").is_file()
-        ),
+        text_encoder_parameters=tuple(parameters_of(folder, part) for part in texts),
         vae_parameters=parameters_of(folder, "vae"),
         vae_scale_factor=scale,
         resolution_px=_side(unet["sample_size"]) * scale,
         row_scale=1.0 if is_measured else width / reference["width"],
         scaled_from=None if is_measured else family,
+        text_widths=tuple(int(_config(folder, part).get("hidden_size", DEFAULT_TEXT_WIDTH)) for part in texts),
     )
 
 

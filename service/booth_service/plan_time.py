@@ -12,6 +12,7 @@ from booth_service.plan import Plan, Work
 ABOVE_FLOOR = 2.5
 HOST_S_PER_TENSOR = 0.18 / 686  # SimpleTuner's SD 1.x, batch 1: 0.18 s on an H100 and on an L40S, so neither is busy
 BACKWARD = 3  # forward and backward over forward
+BACKWARD_THROUGH = 2  # the same where no weight has a gradient: backward has one product for each, in place of two
 RECOMPUTE = 4 / 3  # forward again: 1 of the 3 parts that forward and backward are
 ADAM_BYTES = 28  # per parameter: weight, gradient and two moments read in fp32, three of them written
 CLIP_BYTES = 4  # the norm reads the gradients once; its factor is folded into the step
@@ -83,7 +84,8 @@ def step_floor_s(layout: Plan, work: Work, gpu: Gpu) -> float:
     """Seconds that one optimizer step takes at the least: products, optimizer, casts, and gradients between ranks."""
     cells = work.sizes.latent_cells(work.resolution)
     rows = layout.micro_batch_size * layout.gradient_accumulation_steps
-    flop = BACKWARD * rows * (work.sizes.unet_flop(cells) + (work.sizes.text_flop() if work.train_text_encoder else 0))
+    forward = work.sizes.unet_flop(cells) + (work.sizes.text_flop() if work.text_has_gradient else 0)
+    flop = (BACKWARD_THROUGH if work.inverts_token else BACKWARD) * rows * forward
     if layout.activation_checkpointing:
         flop *= RECOMPUTE
     own = work.trained_parameters / layout.ranks
@@ -100,7 +102,7 @@ def step_floor_s(layout: Plan, work: Work, gpu: Gpu) -> float:
 
 def launching_s(layout: Plan, work: Work) -> float:
     """Seconds that the host needs for the kernels of a step's micro-batches."""
-    tensors = work.sizes.tensors(work.train_text_encoder)
+    tensors = work.sizes.tensors(work.text_has_gradient)
     recompute = RECOMPUTE if layout.activation_checkpointing else 1
     return layout.gradient_accumulation_steps * tensors * HOST_S_PER_TENSOR * recompute
 

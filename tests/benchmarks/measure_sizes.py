@@ -211,6 +211,7 @@ def measure(config: dict[str, Any]) -> dict[str, Any]:
         "vae_scale_factor": scale,
         "resolution_px": config["unet"]["sample_size"] * scale,
         "width": sum(config["unet"]["block_out_channels"]),
+        "text_widths": [config[name]["hidden_size"] for name in texts],
         "flop": {
             "latent_cells": [side**2 for side in sides],
             "unet": forward_flop(unet, [unet_call(config["unet"], side, tokens) for side in sides]),

@@ -13,6 +13,7 @@ import pytest
 from one_machine import OneMachine
 from tiny_base import write_tiny_base
 from tiny_job import RECIPE
+from tiny_suite import write_tiny_suite
 
 from booth_service.local import leftovers, ports, ray_head
 from booth_service.local.data_dir import DataDir, State
@@ -70,6 +71,16 @@ def test_ray_and_serve_take_nothing_from_strangers(stack: OneMachine) -> None:
     assert httpx2.get(f"{dashboard}/api/jobs/").status_code == 401
     assert httpx2.put(f"{dashboard}/api/serve/applications/", json={"applications": []}).status_code == 401
     assert httpx2.post(f"http://127.0.0.1:{state.service_ports['serve']}/", json={}).status_code == 403
+
+
+def test_what_the_checkout_holds_is_there_from_the_start(stack: OneMachine, tmp_path: Path) -> None:
+    own = Path(__file__).parents[2] / "examples" / "tinyworld" / "encoders" / "encoders.json"
+    assert "tinyworld" in [base["name"] for base in stack.get("/v1/base-models")["base_models"]]
+    suites = [suite["name"] for suite in stack.get("/v1/encoder-suites")["suites"]]
+    assert ("tinyworld" in suites) == own.exists()
+    added = stack.register_encoders("tiny-encoders", str(write_tiny_suite(tmp_path)))
+    assert added["status"] in ("added", "replaced", "unchanged")
+    assert "tiny-encoders" in [suite["name"] for suite in stack.get("/v1/encoder-suites")["suites"]]
 
 
 def test_a_part_that_dies_is_named_and_started_again(stack: OneMachine) -> None:

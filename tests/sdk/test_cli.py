@@ -32,6 +32,7 @@ from typer.testing import CliRunner, Result
 
 from booth import Lora, Model, cli_operator
 from booth.cli import app
+from booth.contract.encoders import EncoderSuitePage, EncoderSuiteRecord
 from booth.contract.jobs import JobFailure, JobPage, Progress
 from booth.contract.lora import Energy
 from booth.contract.models import (
@@ -373,6 +374,8 @@ def test_operator_commands_name_the_missing_extra(monkeypatch: pytest.MonkeyPatc
         (("admin", "tenants", "--help"), ["admin", "tenants", "--help"]),
         (("base-models", "add", "x", "o/n", "--recipe", "sd15"), ["register", "x", "o/n", "--recipe", "sd15"]),
         (("base-models", "add", "--help"), ["register", "--help"]),
+        (("encoders", "add", "paper", "--clip", "o/n"), ["register_encoders", "paper", "--clip", "o/n"]),
+        (("encoders", "add", "--help"), ["register_encoders", "--help"]),
     ],
 )
 def test_operator_commands_become_the_local_stack(
@@ -416,6 +419,19 @@ def test_base_models_are_listed_with_where_they_come_from(server: ScriptedServic
     assert json.loads(run("base-models", "--json").stdout)[0]["recipe"]["resolution"] == 32
     server.on("GET", "/v1/base-models", BaseModelPage(base_models=[]))
     assert "boothctl base-models add" in run("base-models").stderr
+
+
+def test_encoders_are_listed_with_their_attributes(server: ScriptedService) -> None:
+    suite = EncoderSuiteRecord(
+        name="tinyworld", bytes=3 * 2**20, heads=["context", "noun"], created_at=MODEL.created_at
+    )
+    server.on("GET", "/v1/encoder-suites", EncoderSuitePage(suites=[suite]))
+    for command in (("encoders",), ("encoders", "ls")):
+        _, line = run(*command).stdout.splitlines()
+        assert line.split() == ["tinyworld", "3.0", "MiB", "context,", "noun", "-"]
+    assert json.loads(run("encoders", "--json").stdout)[0]["heads"] == ["context", "noun"]
+    server.on("GET", "/v1/encoder-suites", EncoderSuitePage(suites=[]))
+    assert "boothctl encoders add" in run("encoders").stderr
 
 
 def test_plan_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def client(service: ScriptedService, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("BOOTH_API_KEY", "key")
     monkeypatch.setattr("booth.transport.FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr("booth.generations.FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr("booth.generations.POLL_PAUSE_S", 0.0)
+    monkeypatch.setattr("booth.runs.POLL_PAUSE_S", 0.0)
     service.on("GET", "/v1/models/mdl_1", MODEL)
     service.on("POST", MANY, record())
     service.on("GET", ONE, DONE)

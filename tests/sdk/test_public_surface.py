@@ -17,12 +17,13 @@ JOB_FIELDS = {
     "params",
     "progress",
     "record",
+    "selected_step",
     "started_at",
     "status",
     "status_detail",
     "warnings",
 }
-JOB_CALLS = {"cancel", "events", "logs", "refresh", "sample_strip", "samples", "wait"}
+JOB_CALLS = {"cancel", "events", "logs", "refresh", "report", "sample_strip", "samples", "scores", "wait"}
 DIALS = [
     "images",
     "token",

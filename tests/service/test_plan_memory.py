@@ -165,5 +165,5 @@ def test_memory_set_aside() -> None:
     assert buffer_bytes(10**9, 0, 50_000_000) == 0
     assert buffer_bytes(10**9, 2, 50_000_000) == 200_000_000  # two buckets in bf16
     assert buffer_bytes(3 * 10**9, 3, 25_000_000) == 2_200_000_000  # and 1e9 live weights, and 5e7 fetched ahead
-    assert frozen_bytes(100, 10, mode="bf16") == 420
-    assert frozen_bytes(100, 10, mode="autocast") == 440
+    assert frozen_bytes(100, 10, half=True) == 420
+    assert frozen_bytes(100, 10, half=False) == 440

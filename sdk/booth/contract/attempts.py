@@ -9,12 +9,16 @@ from booth.contract.models import Recipe
 from booth.contract.scores import StepScore
 from booth.contract.states import Desired, FailureReason, JobState
 
+LEARNED_EMBEDDINGS = "learned_embeds.safetensors"
+"""The artefact of a textual inversion, as diffusers' load_textual_inversion takes it."""
+
 
 class StoredFile(Record):
     """A file in the object store. `path` is its place in a diffusers folder, `key` its object key.
 
     `sha256` is of the whole content; or, where `part_sha256` is there, of its parts' digests (`contract.digests`), each
-    part of `part_bytes` but the last. With `delta` both are still those of the file as it is read.
+    part of `part_bytes` but the last. With `delta` both are still those of the file as it is read. With `row` that row
+    is all that the file has in place of the base model's.
     """
 
     path: str
@@ -24,6 +28,14 @@ class StoredFile(Record):
     part_bytes: int = 0
     part_sha256: list[str] = []
     delta: "Delta | None" = None
+    row: "TrainedRow | None" = None
+
+
+class TrainedRow(Record):
+    """One row of one tensor of a weight file, counted from 0 along the tensor's first dimension."""
+
+    tensor: str
+    row: int
 
 
 class Delta(Record):
@@ -71,7 +83,10 @@ class SampleStrip(Record):
 
 
 class Manifest(Record):
-    """What a model consists of. Written last, once; the record in SQL holds the hash of these bytes."""
+    """What a model consists of. Written last, once; the record in SQL holds the hash of these bytes.
+
+    `artefacts` are files beside the diffusers folder, which hold what was learned in another form.
+    """
 
     job_id: str
     attempt: int
@@ -79,6 +94,7 @@ class Manifest(Record):
     base_model: str
     changed: list[StoredFile]
     unchanged: list[StoredFile]
+    artefacts: list[StoredFile] = []
     params: Params
 
     @property
@@ -110,6 +126,10 @@ class Brief(Record):
     ] = []  # what the untrained base gives in the format asked for; none: files are stored whole
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
     adapter_files: list[StoredFile] = []  # the base's IP-Adapter, for jobs of the method "ip_adapter" alone
+    scores: list[StepScore] = []  # that earlier attempts have made: they stand
+    is_training: bool = False  # its gang is at work
+    selected_step: int | None = None  # whose weights to publish, where that was chosen already
+    is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
 
@@ -129,6 +149,18 @@ class Beat(Record):
     samples: list[SampleStrip] = []
     scores: list[StepScore] = []
     selected_step: int | None = None
+
+
+class Found(Record):
+    """What was found of an attempt's checkpoints beside its gang; a repetition changes nothing.
+
+    With a `selected_step`, whose weights are the best and will stay it, its training ends; `note` says why.
+    """
+
+    fence: int
+    scores: list[StepScore] = []
+    selected_step: int | None = None
+    note: str | None = None
 
 
 class BeatReply(Record):

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from booth.contract import limits
+from booth.contract.attempts import StoredFile
 from booth.contract.base import Record, Request
 from booth.contract.jobs import JobFailure, JobSpec, Words
 from booth.contract.scores import Score
@@ -98,7 +99,8 @@ class GroupPage(Record):
 class CellRecord(Record):
     """A cell: its job, where it stands, and its scores by step, without cases and pictures.
 
-    `score_keys` are where the whole scores lie, in the same order; drivers alone are told them.
+    `score_keys` are where the whole scores lie, in the same order, and `photos` where the first subject's photos do;
+    drivers alone are told them.
     """
 
     job_id: str
@@ -110,6 +112,7 @@ class CellRecord(Record):
     selected_step: int | None = None
     scores: list[Score] = []
     score_keys: list[str] = []
+    photos: list[StoredFile] = []
 
 
 class CellPage(Record):
@@ -119,11 +122,12 @@ class CellPage(Record):
 
 
 class CellRef(Record):
-    """A cell as the group's driver first hears of it."""
+    """A cell as the group's driver hears of it. `is_unwanted`: the attempt that runs was asked to stop."""
 
     job_id: str
     labels: CellLabels
     status: JobState
+    is_unwanted: bool = False
 
 
 class GroupBrief(Record):
@@ -142,4 +146,5 @@ class ClaimedCell(Record):
     """The answer to a claim: the attempt to run, or None where the job wants none now; then `status` says why."""
 
     attempt: int | None = None
+    fence: int = 0
     status: JobState

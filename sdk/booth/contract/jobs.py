@@ -141,11 +141,17 @@ class TrainingOptions(Request):
     """Of the text encoder, where it is trained. None: as the recipe says."""
     instance_prompt: PromptText | None = None
     """What photos without a caption are trained with. None: "a photo of <token> <class noun>", as the paper's."""
+    initializer_token: Words | None = None
+    """The word whose embedding a textual inversion starts from: a single token. None: the class noun's last one, as the
+    coarse words of Gal et al. 2022."""
     scoring: ScoringOptions | None = None
     """Score weights of the run, after it. None: nothing is scored, but where `select_checkpoint` asks for it."""
     select_checkpoint: CheckpointChoice | None = None
     """last: the end of the run is published. fidelity: of the scored steps, the best trade-off of subject and prompt
     fidelity."""
+    select_patience: Annotated[int, Field(ge=0, le=limits.MAX_SCORE_STEPS)] | None = None
+    """With select_checkpoint fidelity, and devices free beside the training: it ends early when the trade-off has been
+    below its best for so many scored steps in a row. 3: one bad step may be noise; 0: never."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """AdamW's. 0.01: diffusers train_dreambooth.py --adam_weight_decay is 1e-2."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -233,7 +239,9 @@ class Params(Record):
     """Every value a job runs with, as resolved from spec and recipe, the seed included.
 
     token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject
-    whose class images the base model draws.
+    whose class images the base model draws. `caption_templates` such as "a photo of {}" are what a textual inversion
+    trains photos without a caption with, each row with one of them (none: the instance prompt); it starts from
+    `initializer_token`, or the last token of the class noun.
     """
 
     base_model: str
@@ -270,6 +278,9 @@ class Params(Record):
     ip_adapter_scale: float = 0.6
     scoring: Scoring | None = None
     select_checkpoint: CheckpointChoice = "last"
+    select_patience: int = 0
+    initializer_token: str | None = None
+    caption_templates: list[str] = []
 
     @property
     def subjects(self) -> list[Subject]:

@@ -23,5 +23,6 @@ MAX_INIT_IMAGE_BYTES = 8 * 2**20  # the picture that img2img starts from
 MAX_SCORE_PROMPTS = 200
 MAX_SCORE_STEPS = 50
 MAX_CELLS = 1_000  # of one group
+MAX_GROUP_BYTES = 16 * 2**20  # of its request: 1,000 jobs of 16 KiB
 MAX_BULK_PICTURES = 100_000
 MAX_BULK_BYTES = 16 * 2**20  # of a generation's request: 100,000 prompts of 160 bytes

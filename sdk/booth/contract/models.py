@@ -8,7 +8,7 @@ from pydantic import Base64Bytes, Field
 from booth.contract import limits
 from booth.contract.base import Record, Request
 from booth.contract.drawing import Fraction, NegativePrompt, Prompt, PromptEdit, SchedulerName
-from booth.contract.jobs import CheckpointChoice, Crop, ExportDtype, LrSchedule, OptimizerName, Precision
+from booth.contract.jobs import CheckpointChoice, Crop, ExportDtype, LrSchedule, Method, OptimizerName, Precision
 from booth.contract.problems import Problem
 
 ClassScheduler = Literal["base", "ddim", "dpmsolver++"]
@@ -16,7 +16,10 @@ SidePx = Annotated[int, Field(ge=8, le=limits.MAX_RESOLUTION_PX)]
 
 
 class ModelRecord(Record):
-    """A published model. `prompt_prefix` is what names the subject in a prompt, e.g. "sks dog"; then the others'."""
+    """A published model. `prompt_prefix` is what names the subject in a prompt, e.g. "sks dog"; then the others'.
+
+    Of a textual inversion it is the token alone.
+    """
 
     id: str
     job_id: str
@@ -26,6 +29,7 @@ class ModelRecord(Record):
     class_noun: str
     prompt_prefix: str
     more_prompt_prefixes: list[str] = []
+    method: Method = "dreambooth"
     bytes: int
     created_at: datetime
 
@@ -69,9 +73,10 @@ class ModelDelta(Record):
 
 
 class ModelFiles(Record):
-    """All files of a model's diffusers folder."""
+    """All files of a model's diffusers folder; and beside it what was learned in another form."""
 
     files: list[ModelFile]
+    artefacts: list[ModelFile] = []
 
 
 class GenerateRequest(Request):
@@ -170,7 +175,8 @@ class Recipe(Record):
     `encoders` names the suite that models are scored with, `prompt_set` the prompts, `score_num_inference_steps` how
     many steps a scored picture takes (0: as any other). The `class_` ones are the operator's alone: how class images
     are drawn. Another value of any is another set. `class_scheduler` "base" is the base model's own;
-    `class_block_size` pictures are drawn at a time by one actor.
+    `class_block_size` pictures are drawn at a time by one actor. The `inversion_` ones are Textual Inversion's own, in
+    place of the dials of their names; templates such as "a photo of {}" are what its photos are trained with.
     """
 
     source: str
@@ -209,7 +215,12 @@ class Recipe(Record):
     class_threads_per_actor: int = 1
     class_seed: int = 0
     rare_tokens: list[str] = []
+    inversion_steps: int | None = None
+    inversion_learning_rate: float | None = None
+    inversion_train_batch_size: int | None = None
+    inversion_templates: list[str] = []
     select_checkpoint: CheckpointChoice = "last"
+    select_patience: int = 3
     encoders: str = "paper"
     prompt_set: str = "objects"
     score_num_inference_steps: int = 0

@@ -57,6 +57,11 @@ def open_mask(data: bytes, photo_size: tuple[int, int]) -> Image:
     return mask
 
 
+def upright_rgb(image: Image, background: str = "white") -> Image:
+    """An opened picture as RGB of 8 bits a channel, upright, its transparency laid on the background."""
+    return _upright(image, background).convert("RGB")
+
+
 def brightness(mask: Image) -> int:
     """The brightest pixel of a picture in mode L, 0 to 255."""
     darkest_and_brightest: Any = mask.getextrema()
@@ -65,12 +70,10 @@ def brightness(mask: Image) -> int:
 
 def _decoded(data: bytes, background: str) -> Image:
     """The picture with 8 bits a channel, upright, its transparency laid on the background."""
-    from PIL import ImageOps
-
     image = _identified(data)
     try:
         image.load()
-        return _flat(_in_eight_bits(ImageOps.exif_transpose(image)), background)
+        return _upright(image, background)
     except Exception as error:
         raise PhotoError(f"The file is damaged ({error}).", "Export the photo again as JPEG or PNG.") from None
 
@@ -106,6 +109,12 @@ def _identified(data: bytes) -> Image:
     if frames > 1 and image.format != "MPO":
         raise PhotoError(f"It is an animation of {frames} frames.", "Send one frame as JPEG or PNG.")
     return image
+
+
+def _upright(image: Image, background: str) -> Image:
+    from PIL import ImageOps
+
+    return _flat(_in_eight_bits(ImageOps.exif_transpose(image)), background)
 
 
 def _in_eight_bits(image: Image) -> Image:

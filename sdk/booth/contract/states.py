@@ -36,10 +36,14 @@ class RunState(StrEnum):
 
 
 class Desired(StrEnum):
-    """What the owner wants of a job; the driver reads it in the reply to every beat."""
+    """What the owner wants of a job; the driver reads it in the reply to every beat.
+
+    "finish" is said in such replies alone: the job goes on, and its training has done enough steps.
+    """
 
     RUN = "run"
     CANCEL = "cancel"
+    FINISH = "finish"
 
 
 class FailureReason(StrEnum):
@@ -59,6 +63,7 @@ class FailureReason(StrEnum):
     CANCELLED = "cancelled"
     MODEL_DELETED = "model_deleted"
     CANNOT_DRAW = "cannot_draw"
+    CANNOT_SCORE = "cannot_score"
     INTERNAL = "internal"
 
     @property
@@ -117,5 +122,6 @@ _WORDS: dict[FailureReason, tuple[str, str]] = {
     FailureReason.CANCELLED: ("The job was cancelled.", "Submit again to start over."),
     FailureReason.MODEL_DELETED: ("The model was deleted meanwhile.", "What was drawn until then stays."),
     FailureReason.CANNOT_DRAW: ("The model cannot draw what was asked.", "Change what the detail names."),
+    FailureReason.CANNOT_SCORE: ("The pictures cannot be scored.", "Do what the detail says, then ask again."),
     FailureReason.INTERNAL: ("An unexpected error ended the attempt.", "See the job's logs; report the job id."),
 }

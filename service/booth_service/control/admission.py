@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -17,10 +18,12 @@ from booth.contract.states import JobState
 from booth_service.control import (
     base_models,
     class_photos,
+    inversion,
     one_photo,
     photos,
     picture_sides,
     resolve,
+    scoring,
     tokens,
     warnings,
 )
@@ -28,7 +31,7 @@ from booth_service.control.lifecycle import owned_job, record
 from booth_service.control.plane import Plane
 from booth_service.control.problems import ProblemError, invalid
 from booth_service.control.records import BaseModel, Idempotency, Job, new_id
-from booth_service.control.views import job_record, prompt_prefix, stored_files
+from booth_service.control.views import job_record, prompt_prefixes, stored_files
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         used = _used_tokens(session, tenant_id)
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
         problems += resolve.class_image_problems(spec)
+        problems += inversion.spec_problems(spec)
         problems += base_model_problems(session, spec.base_model)
     is_one_photo = spec.method == one_photo.METHOD
     if is_one_photo:
@@ -88,7 +92,15 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
     vocabulary = plane.tokenizers.of(stored_files(base.files))
     asked = [spec.token, *(further.token for further in spec.more_subjects)]
     chosen = [""] if is_one_photo else tokens.choose_tokens(asked, recipe, vocabulary, used)
+    if problems := inversion.base_problems(spec, recipe, vocabulary, chosen[0]):
+        raise invalid(problems)
     params = resolve.resolve(spec, recipe, base_model=base.name, tokens=chosen)
+    try:
+        with plane.database.read() as session:
+            how = scoring.resolve_scoring(session, spec, params, recipe)
+    except scoring.Refused as refused:
+        raise invalid(refused.problems) from refused
+    params = params.model_copy(update={"scoring": how})
     return Meaning(base, params, warnings.of_spec(spec, params, recipe, vocabulary))
 
 
@@ -122,23 +134,22 @@ def other_request(key: str) -> ProblemError:
     return invalid([FieldProblem(field="Idempotency-Key", value=key, message=message, remedy="Use a new key.")])
 
 
-def _store(
-    plane: Plane,
+def new_job(
     tenant_id: str,
     spec: JobSpec,
     meaning: Meaning,
     accepted: list[photos.Accepted],
     class_images: list[ClassPhoto],
-    idempotency: tuple[str, str],
+    now: datetime,
 ) -> Job:
-    now = plane.now()
+    """The row of a job that nobody has refused."""
     photo_rows: list[Any] = [each.photo.model_dump() for each in accepted]
     seen = warnings.of_photos(meaning.params, [(each.filename, each.size) for each in accepted])
-    job = Job(
+    return Job(
         id=new_id("job"),
         tenant_id=tenant_id,
         base_model_id=meaning.base.id,
-        name=spec.name or " + ".join(prompt_prefix(subject) for subject in meaning.params.subjects),
+        name=spec.name or " + ".join(prompt_prefixes(meaning.params)),
         spec=spec.model_dump(mode="json"),
         params=meaning.params.model_dump(),
         warnings=[*meaning.warnings, *seen],
@@ -150,15 +161,33 @@ def _store(
         last_event=0,
         created_at=now,
     )
+
+
+def record_accepted(session: Session, job: Job) -> None:
+    """The history of a job whose row is there begins."""
+    record(session, job, job.created_at, "state", "The job was accepted.")
+    for warning in job.warnings:
+        record(session, job, job.created_at, "warning", warning)
+
+
+def _store(
+    plane: Plane,
+    tenant_id: str,
+    spec: JobSpec,
+    meaning: Meaning,
+    accepted: list[photos.Accepted],
+    class_images: list[ClassPhoto],
+    idempotency: tuple[str, str],
+) -> Job:
+    now = plane.now()
+    job = new_job(tenant_id, spec, meaning, accepted, class_images, now)
     key, digest = idempotency
     with plane.database.write() as session:
         session.add(job)
         session.flush()
         session.add(Idempotency(tenant_id=tenant_id, key=key, request_sha256=digest, job_id=job.id, created_at=now))
         photos.unlist(session, tenant_id, spec)
-        record(session, job, now, "state", "The job was accepted.")
-        for warning in job.warnings:
-            record(session, job, now, "warning", warning)
+        record_accepted(session, job)
     return job
 
 

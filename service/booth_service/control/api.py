@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Select, select
 from starlette.responses import JSONResponse
 
 from booth.contract.attempts import Manifest, StoredFile
+from booth.contract.encoders import EncoderSuitePage
+from booth.contract.evaluation import JobScores
 from booth.contract.jobs import (
     CheckedClassImages,
     ClassImagesToCheck,
@@ -36,10 +38,20 @@ from booth.contract.models import (
 )
 from booth.contract.samples import JobSamples
 from booth.contract.states import JobState
-from booth_service.control import admission, attempt_logs, base_models, class_photos, lifecycle, samples, serving
+from booth_service.control import (
+    admission,
+    attempt_logs,
+    base_models,
+    class_photos,
+    encoder_suites,
+    lifecycle,
+    samples,
+    scores,
+    serving,
+)
 from booth_service.control.auth import Caller, Here
 from booth_service.control.plane import Plane
-from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
+from booth_service.control.records import BaseModel, Job, JobEvent, Model, Run
 from booth_service.control.views import base_model_record, event_record, job_record, model_record, stored_files
 from booth_service.errors import StorageError
 from booth_service.storage import keys
@@ -73,6 +85,13 @@ def list_base_models(_tenant: Caller, plane: Here) -> BaseModelPage:
     """All base models that jobs can start from."""
     with plane.database.read() as session:
         return BaseModelPage(base_models=[base_model_record(base) for base in base_models.current(session)])
+
+
+@router.get("/encoder-suites")
+def list_encoder_suites(_tenant: Caller, plane: Here) -> EncoderSuitePage:
+    """All suites of encoders that scores can be measured with."""
+    with plane.database.read() as session:
+        return EncoderSuitePage(suites=[encoder_suites.record(suite) for suite in encoder_suites.current(session)])
 
 
 @router.post("/jobs/prepare")
@@ -155,6 +174,13 @@ def get_samples(job_id: str, tenant: Caller, plane: Here) -> JobSamples:
     return samples.linked(job, rows, lambda key: plane.store.download_link(key, plane.settings.download_link_s))
 
 
+@router.get("/jobs/{job_id}/scores")
+def get_scores(job_id: str, tenant: Caller, plane: Here) -> JobScores:
+    """What the job's weights came to, the earliest step first, without cases and pictures."""
+    with plane.database.read() as session:
+        return scores.shown(session, lifecycle.owned_job(session, tenant, job_id))
+
+
 @router.get("/models")
 def list_models(tenant: Caller, plane: Here, limit: Limit = 50, after: After = None) -> ModelPage:
     """The tenant's models, newest first."""
@@ -182,10 +208,11 @@ def delete_model(model_id: str, tenant: Caller, plane: Here, afterwards: Backgro
 
 @router.get("/models/{model_id}/files")
 def get_model_files(model_id: str, tenant: Caller, plane: Here) -> ModelFiles:
-    """The model's diffusers folder, each file with a link that works for a few minutes."""
+    """The model's diffusers folder and what lies beside it, each file with a link that works for a few minutes."""
     with plane.database.read() as session:
         model = serving.owned_model(session, tenant, model_id)
-    return _linked(plane, _manifest(plane, model).files)
+    manifest = _manifest(plane, model)
+    return _linked(plane, manifest.files, manifest.artefacts)
 
 
 @router.get("/models/{model_id}/base-files")
@@ -205,13 +232,15 @@ def _events_now(plane: Plane, tenant_id: str, job_id: str, after: int) -> EventP
     return EventPage(events=[event_record(event) for event in events], job=job_record(job))
 
 
-def _linked(plane: Plane, files: list[StoredFile]) -> ModelFiles:
-    return ModelFiles(files=[_link(plane, file) for file in files])
+def _linked(plane: Plane, files: list[StoredFile], artefacts: Sequence[StoredFile] = ()) -> ModelFiles:
+    return ModelFiles(
+        files=[_link(plane, file) for file in files], artefacts=[_link(plane, file) for file in artefacts]
+    )
 
 
 def _link(plane: Plane, file: StoredFile) -> ModelFile:
     link = partial(plane.store.download_link, expires_s=plane.settings.download_link_s)
-    said = file.model_dump(exclude={"key", "delta"})
+    said = file.model_dump(exclude={"key", "delta", "row"})
     if file.delta is None:
         return ModelFile(**said, url=link(file.key))
     stored = zip(file.delta.chunk_bytes, file.delta.chunk_sha256, strict=True)
@@ -239,6 +268,6 @@ def newest_first(
     return query.where(*conditions).order_by(key.desc()).limit(limit + 1)
 
 
-def next_after(rows: Sequence[Job | Model | Generation], limit: int) -> str | None:
+def next_after(rows: Sequence[Job | Model | Run], limit: int) -> str | None:
     """Where the next page begins; None on the last one."""
     return rows[limit - 1].id if len(rows) > limit else None

@@ -1,5 +1,6 @@
 """The drivers' HTTP API: brief, beats, and how an attempt ended. Each route takes its attempt's token alone."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
@@ -12,6 +13,7 @@ from booth.contract.attempts import (
     ClassPhoto,
     ClassSetLease,
     Failed,
+    Found,
     InstancePhoto,
     Manifest,
     Published,
@@ -21,12 +23,13 @@ from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import ModelRef
-from booth_service.control import class_sets, lifecycle, one_photo, policy, warm
+from booth.contract.states import JobState
+from booth_service.control import class_sets, lifecycle, one_photo, policy, scores, warm
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.photo_verification import verify_photo
 from booth_service.control.plane import Plane
 from booth_service.control.problems import invalid
-from booth_service.control.records import BaseModel, Job, Model, new_id
+from booth_service.control.records import BaseModel, EncoderSuite, Job, Model, new_id
 from booth_service.control.verification import Claim, verify
 from booth_service.control.views import stored_files
 from booth_service.errors import BadWeights
@@ -42,7 +45,10 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
     with plane.database.read() as session:
         job, attempt = lifecycle.live_attempt(session, job_id, number)
         base = session.get_one(BaseModel, job.base_model_id)
-    params = Params.model_validate(job.params)
+        params = Params.model_validate(job.params)
+        suite = session.get_one(EncoderSuite, params.scoring.suite_id) if params.scoring else None
+        standing = scores.of_job(session, job)
+        is_last_try = lifecycle.is_last_try(session, job, attempt, plane.settings)
     return Brief(
         job_id=job.id,
         tenant_id=job.tenant_id,
@@ -61,6 +67,11 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         share_class_images=plane.settings.share_class_images,
         references=_references(base, job) if plane.settings.delta_store else [],
         adapter_files=stored_files(base.adapter_files) if params.method == one_photo.METHOD else [],
+        suite_files=stored_files(suite.files) if suite else [],
+        scores=standing,
+        is_training=job.state is JobState.TRAINING,
+        selected_step=job.selected_step,
+        is_last_try=is_last_try,
         resume_key=job.checkpoint_key,
     )
 
@@ -70,6 +81,14 @@ def post_beat(job_id: str, number: int, beat: Beat, plane: Here) -> BeatReply:
     """What the driver says is stored; what the owner wants comes back."""
     with plane.database.write() as session:
         return BeatReply(desired=lifecycle.beat(session, job_id, number, beat, plane.now()))
+
+
+@router.post("/found")
+def post_found(job_id: str, number: int, found: Found, plane: Here) -> dict[str, str]:
+    """What the attempt's checkpoints came to beside its gang is stored; conflict where the attempt is over."""
+    with plane.database.write() as session:
+        lifecycle.found(session, job_id, number, found, plane.now())
+    return {}
 
 
 @router.post("/class-sets/{address}")
@@ -114,7 +133,8 @@ def post_published(job_id: str, number: int, published: Published, plane: Here) 
         manifest_key=published.manifest_key,
         manifest_sha256=published.manifest_sha256,
     )
-    with warm.handed_over(plane, ref), plane.database.write() as session:
+    # The models of a group are many, and nobody asks for a picture of each at once.
+    with nullcontext() if job.group_id else warm.handed_over(plane, ref), plane.database.write() as session:
         lifecycle.succeed(session, job_id, number, published.fence, ref, total_bytes, plane.now())
     return {}
 

@@ -38,12 +38,21 @@ def keep(plane: Plane, job: Job, attempt: Attempt) -> None:
 def _read(plane: Plane, job: Job, attempt: Attempt) -> str:
     if attempt.state is AttemptState.CLOSED:
         try:
-            return plane.store.get(keys.attempt_log(job.tenant_id, job.id, attempt.n)).decode(errors="replace")
+            return plane.store.get(_key(job, attempt)).decode(errors="replace")
         except ObjectMissing:
-            return "The log of this attempt was lost with its cluster.\n"
+            if job.group_id is None:
+                return "The log of this attempt was lost with its cluster.\n"
     if attempt.submitted_at is None:
         return ""
     try:
         return plane.launcher.logs(attempt.ray_submission_id)
     except ClusterAway as error:
         raise unavailable("The cluster that holds the log does not answer.") from error
+
+
+def _key(job: Job, attempt: Attempt) -> str:
+    """Where the log is kept; of a cell that of its group's Ray job, in which all its cells speak."""
+    if job.group_id is None:
+        return keys.attempt_log(job.tenant_id, job.id, attempt.n)
+    number = int(attempt.ray_submission_id.rpartition("-a")[2])
+    return keys.run_log(keys.run("group", job.tenant_id, job.group_id), number)

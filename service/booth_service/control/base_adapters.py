@@ -8,7 +8,7 @@ from typing import Any
 
 from booth.contract.attempts import StoredFile
 from booth.contract.ip_adapter import FOLDER, IMAGE_ENCODER, is_weights
-from booth_service.control.base_folder import component_files, refuse_auto_map
+from booth_service.control.base_folder import component, refuse_own_code
 from booth_service.control.base_sources import Source, SourceFile
 from booth_service.control.safetensors_header import Tensor, read_header
 from booth_service.errors import BadWeights, BaseModelError
@@ -30,8 +30,8 @@ def chosen(source: Source, weights: str | None, encoder: str | None) -> dict[str
     folder = _encoder(source, path, encoder)
     own = {f"{IMAGE_ENCODER}/{name.removeprefix(f'{folder}/')}": file for name, file in _below(source, folder)}
     image_encoder = Source(source.name, source.revision, own)
-    refuse_auto_map(image_encoder, IMAGE_ENCODER)
-    found = {f"{FOLDER}/{name}": own[name] for name in component_files(image_encoder, IMAGE_ENCODER)}
+    refuse_own_code(image_encoder, IMAGE_ENCODER)
+    found = {f"{FOLDER}/{name}": own[name] for name in component(image_encoder, IMAGE_ENCODER, "the adapter")}
     return {f"{FOLDER}/{path.name}": source.files[path.as_posix()], **found}
 
 

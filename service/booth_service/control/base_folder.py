@@ -46,7 +46,7 @@ def read(source: Source) -> BaseFolder:
         _refuse_code(source, name, index[name][0])
     files = [path for path in source.files if "/" not in path and path.endswith(_TEXTS) and path != RECIPE]
     for name in parts:
-        files += component_files(source, name)
+        files += component(source, name, INDEX)
     return BaseFolder(family, sorted(files))
 
 
@@ -73,11 +73,11 @@ def _refuse_code(source: Source, name: str, library: object) -> None:
             f"{source.name}: {INDEX} takes {name} from {library!r}. Code of a folder's own is never run; the classes "
             f"must be of {', '.join(LIBRARIES)}."
         )
-    refuse_auto_map(source, name)
+    refuse_own_code(source, name)
 
 
-def refuse_auto_map(source: Source, name: str) -> None:
-    """Raise BaseModelError where a component's configuration names code of its folder's own."""
+def refuse_own_code(source: Source, name: str) -> None:
+    """Raise BaseModelError where a component's settings name code of the folder's own."""
     for path in (f"{name}/config.json", f"{name}/tokenizer_config.json"):
         if path in source.files and _json(source, path).get("auto_map"):
             raise BaseModelError(
@@ -86,11 +86,11 @@ def refuse_auto_map(source: Source, name: str) -> None:
             )
 
 
-def component_files(source: Source, name: str) -> list[str]:
-    """Weights of a component's plain variant and everything that describes them. Raises BaseModelError."""
+def component(source: Source, name: str, named_by: str) -> list[str]:
+    """Weights of the plain variant and everything that describes them, of the folder that `named_by` names."""
     files = sorted(PurePosixPath(path) for path in source.files if path.startswith(f"{name}/") and path.count("/") == 1)
     if not files:
-        raise BaseModelError(f"{INDEX} names {name}, but {source.name} has no such folder. Fetch the whole of it.")
+        raise BaseModelError(f"{named_by} names {name}, but {source.name} has no such folder. Fetch the whole of it.")
     weights = [path for path in files if path.suffix == ".safetensors"]
     plain = [path for path in weights if "." not in path.stem]
     if not plain:
@@ -106,12 +106,12 @@ def _refuse_without_plain_weights(
     if variants:
         raise BaseModelError(
             f"{where} has weights in a variant only ({', '.join(path.name for path in variants)}). "
-            "Save the pipeline without variant= and give that folder."
+            "Save it without variant= and give that folder."
         )
     if unsafe := [path.name for path in files if path.suffix in _UNSAFE]:
         raise BaseModelError(
             f"{where} has weights only as {', '.join(unsafe)}, which may run code when they are loaded. "
-            "Save the pipeline with safe_serialization=True and give that folder."
+            "Save it with safe_serialization=True and give that folder."
         )
 
 

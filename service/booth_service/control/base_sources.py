@@ -53,6 +53,14 @@ def source_of(name: str, revision: str | None, store: ObjectStore) -> Source:
     raise BaseModelError(f"{name!r} is no folder here, no s3://bucket/prefix and no hub id such as owner/name")
 
 
+def split_revision(given: str) -> tuple[str, str | None]:
+    """A hub id and its revision out of owner/name@revision; any other source as it is."""
+    if Path(given).is_dir() or given.startswith("s3://"):
+        return given, None
+    name, _, revision = given.partition("@")
+    return name, revision or None
+
+
 def folder(root: Path, store: ObjectStore) -> Source:
     """A folder of this machine."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
@@ -71,7 +79,9 @@ def bucket(name: str, store: ObjectStore) -> Source:
     except StorageError as error:
         raise BaseModelError(f"{name} cannot be listed: {error.detail}. Check the credentials (AWS_...).") from error
     if not listed:
-        raise BaseModelError(f"{name}: the bucket has nothing below {prefix!r}. Give the prefix of a diffusers folder.")
+        raise BaseModelError(
+            f"{name}: the bucket has nothing below {prefix!r}. Give the prefix that the folder lies under."
+        )
     return Source(name, None, {item.key.removeprefix(prefix): _stored(there, item, store) for item in listed})
 
 
@@ -99,6 +109,16 @@ def hub(name: str, revision: str, store: ObjectStore) -> Source:
     listed = info.siblings or []
     files = {each.rfilename: file(each.rfilename, each.size or 0, each.lfs and each.lfs.sha256) for each in listed}
     return Source(name, commit, files)
+
+
+def of_bytes(body: bytes, store: ObjectStore) -> SourceFile:
+    """A file that is made here."""
+    return SourceFile(
+        total_bytes=len(body),
+        sha256=None,
+        read=lambda start, length: body[start : start + length],
+        put=lambda key: store.put(key, body),
+    )
 
 
 def _from_hub(name: str, ask: Callable[[], Any]) -> Any:

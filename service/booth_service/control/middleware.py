@@ -14,6 +14,7 @@ MAX_PICTURE_BODY_BYTES = MAX_BODY_BYTES + limits.MAX_INIT_IMAGE_BYTES * 7 // 5  
 _LARGER = {
     re.compile(r"/v1/(models|base-models)/[^/]+/generate"): MAX_PICTURE_BODY_BYTES,
     re.compile(r"/v1/(models|base-models)/[^/]+/generations"): limits.MAX_BULK_BYTES,
+    re.compile(r"/v1/groups"): limits.MAX_GROUP_BYTES,
 }
 REQUEST_ID_HEADER = "X-Request-Id"
 

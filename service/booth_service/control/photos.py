@@ -86,27 +86,28 @@ def named_class_images(spec: JobSpec) -> list[NamedClassImage]:
     return list(first.values())
 
 
-def contents(tenant_id: str, spec: JobSpec) -> list[Content]:
-    """Every file of the spec, each content once, in order."""
+def contents(tenant_id: str, *specs: JobSpec) -> list[Content]:
+    """Every file of the specs, each content once, in order."""
     found: dict[str, Content] = {}
-    for ref in (ref for photo in named(spec) for ref in (photo.ref, photo.ref.mask) if ref is not None):
+    photos = [photo.ref for spec in specs for photo in named(spec)]
+    for ref in (ref for photo in photos for ref in (photo, photo.mask) if ref is not None):
         key = (keys.mask if isinstance(ref, MaskRef) else keys.photo)(tenant_id, ref.sha256)
         stored = found[ref.sha256].stored if ref.sha256 in found else frozenset()
         found[ref.sha256] = Content(ref.sha256, ref.bytes, stored | {key})
-    for image in (each.ref for each in named_class_images(spec)):
+    for image in (each.ref for spec in specs for each in named_class_images(spec)):
         made = {keys.photo(tenant_id, image.sha256), keys.class_photo(tenant_id, image.sha256)}
         stored = found[image.sha256].stored if image.sha256 in found else frozenset()
         found[image.sha256] = Content(image.sha256, image.bytes, stored | made)
     return list(found.values())
 
 
-def expect(plane: Plane, tenant_id: str, spec: JobSpec) -> None:
+def expect(plane: Plane, tenant_id: str, *specs: JobSpec) -> None:
     """The files are listed as uploads, for twice the life of a link: time to submit what came at its last moment."""
     expires_at = plane.now() + timedelta(seconds=2 * plane.settings.upload_link_s)
     with plane.database.write() as session:
         dialects: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
         insert = dialects[session.get_bind().dialect.name]
-        for file in sorted(contents(tenant_id, spec), key=lambda file: file.sha256):  # one order: no deadlock
+        for file in sorted(contents(tenant_id, *specs), key=lambda file: file.sha256):  # one order: no deadlock
             row = insert(Upload).values(
                 tenant_id=tenant_id, sha256=file.sha256, bytes=file.bytes, expires_at=expires_at
             )
@@ -151,14 +152,14 @@ def accept(plane: Plane, tenant_id: str, spec: JobSpec, crop: Crop) -> list[Acce
     return accepted
 
 
-def discard_raw(plane: Plane, tenant_id: str, spec: JobSpec) -> None:
+def discard_raw(plane: Plane, tenant_id: str, *specs: JobSpec) -> None:
     """The uploads as the user sent them are gone."""
-    plane.store.delete(*(keys.upload(tenant_id, file.sha256) for file in contents(tenant_id, spec)))
+    plane.store.delete(*(keys.upload(tenant_id, file.sha256) for file in contents(tenant_id, *specs)))
 
 
-def unlist(session: Session, tenant_id: str, spec: JobSpec) -> None:
+def unlist(session: Session, tenant_id: str, *specs: JobSpec) -> None:
     """A job names the files now; they are uploads no more."""
-    hashes = [file.sha256 for file in contents(tenant_id, spec)]
+    hashes = [file.sha256 for file in contents(tenant_id, *specs)]
     session.execute(delete(Upload).where(Upload.tenant_id == tenant_id, Upload.sha256.in_(hashes)))
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from booth.contract.jobs import WAITING_PHASE
-from booth.contract.states import Desired, FailureReason
+from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.settings import Settings
 
@@ -134,6 +134,27 @@ def unless_it_works(desired: Desired, attempt: AnyAttempt, ray: RayStatus, now: 
     return None
 
 
+def decide_cell(
+    job: Job, attempt: Attempt, ray: RayStatus, settings: Settings, now: datetime, watching_since: datetime
+) -> Decision:
+    """What to do with an attempt that its group's Ray job runs, and that is not closed.
+
+    A Stop is noted alone: the cell hears of it in the answer to its next beat, or its group's driver ends what does not
+    listen. The Ray job is the others' too.
+    """
+    if attempt.state is AttemptState.CLOSING:
+        return Close()  # by its driver's word; the Ray job goes on with other cells
+    if ray is RayStatus.UNREACHABLE:
+        return _unreachable(attempt, now)
+    if ray.is_gone and attempt.stop_reason is None and job.desired is Desired.RUN:
+        return End(FailureReason.CLUSTER_LOST, f"the group's Ray job {attempt.ray_submission_id} is {ray.value}")
+    if ray.is_gone:
+        return End(attempt.stop_reason or FailureReason.CANCELLED)
+    if attempt.stop_reason is not None or job.desired is Desired.CANCEL:
+        return Wait()
+    return _running(job, attempt, settings, now, watching_since)
+
+
 def decide_queue(
     queued: Sequence[Waiting], running: int, settings: Settings, now: datetime, hold: str = ""
 ) -> list[tuple[Waiting, Claim | Say]]:
@@ -164,6 +185,24 @@ def outcome(reason: FailureReason, failures: int, settings: Settings) -> Retry |
     if reason.is_retryable and failures < (settings.max_cluster_losses if is_lost else settings.max_attempts):
         return Retry(reason, FIRST_RETRY_DELAY_S if is_lost else FIRST_RETRY_DELAY_S * 3 ** (failures - 1))
     return Fail(reason)
+
+
+def scores_beside(job: Job, attempt: Attempt) -> bool:
+    """Whether checkpoints of the attempt should be scored while it trains: there is one, and the job chooses by them.
+
+    A cell's group holds every device that it can use.
+    """
+    is_at_work = attempt.state is AttemptState.ACTIVE and job.state is JobState.TRAINING
+    has_checkpoint = job.checkpoint_key is not None and attempt.first_step_at is not None
+    chooses = job.params.get("select_checkpoint") == "fidelity" and job.selected_step is None
+    return is_at_work and has_checkpoint and chooses and job.group_id is None and job.desired is Desired.RUN
+
+
+def is_last_try(earlier: Sequence[FailureReason | None], settings: Settings) -> bool:
+    """Whether one more end like one of the `earlier` attempts' means that the job fails."""
+    lost = sum(reason is FailureReason.CLUSTER_LOST for reason in earlier)
+    own = len(earlier) - lost
+    return (own > 0 and own + 1 >= settings.max_attempts) or (lost > 0 and lost + 1 >= settings.max_cluster_losses)
 
 
 def _closing(attempt: AnyAttempt, ray: RayStatus, now: datetime) -> Decision:

@@ -18,7 +18,13 @@ _STATUS = {
     "timeout": 504,
 }
 
-_LISTED_BY = {"job": "ls", "model": "models", "generation": "generations"}
+_LISTED_BY = {
+    "job": "ls",
+    "model": "models",
+    "generation": "generations",
+    "evaluation": "evaluations",
+    "group": "groups",
+}
 
 
 class ProblemError(Exception):

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from booth.contract.states import Desired, JobState
 from booth_service.control import (
     attempt_logs,
+    groups,
     lifecycle,
     policy,
     run_lifecycle,
     run_rounds,
     shared_device,
 )
-from booth_service.control.launcher import ClusterAway, RayJob
+from booth_service.control.launcher import SCORER, ClusterAway, RayJob
 from booth_service.control.plane import Plane
 from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.control.sweep import clear_unpublished, sweep
@@ -40,6 +41,7 @@ class Reconciler:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._swept_at = float("-inf")
+        self._beside: set[str] = set()
 
     def start(self) -> None:
         """Rounds begin in the background."""
@@ -57,6 +59,7 @@ class Reconciler:
         for generation, drawing in run_rounds.open_attempts(self.plane):
             self._guarded(run_rounds.reconcile, self.plane, generation, drawing, self.watching_since)
         self._guarded(run_rounds.fail_orphans, self.plane)
+        self._guarded(groups.stop_orphaned_cells, self.plane)
         self._guarded(self._advance_queue)
 
     def _run(self) -> None:
@@ -81,10 +84,13 @@ class Reconciler:
     def _reconcile(self, job: Job, attempt: Attempt) -> None:
         ray = self.plane.launcher.status(attempt.ray_submission_id)
         now = self.plane.now()
-        decision = policy.decide(job, attempt, ray.status, self.plane.settings, now, self.watching_since)
+        decide = policy.decide if job.group_id is None else policy.decide_cell
+        decision = decide(job, attempt, ray.status, self.plane.settings, now, self.watching_since)
         if not isinstance(decision, policy.Wait):
             logger.info("%s: %s", attempt.ray_submission_id, decision)
         self._apply(decision, job, attempt, ray, now)
+        if policy.scores_beside(job, attempt):
+            self._score_beside(attempt)
 
     def _apply(self, decision: policy.Decision, job: Job, attempt: Attempt, ray: RayJob, now: datetime) -> None:
         database, launcher = self.plane.database, self.plane.launcher
@@ -98,13 +104,15 @@ class Reconciler:
                 if reason is not None:
                     with database.write() as session:
                         lifecycle.note_stop(session, attempt, reason, detail)
-                launcher.stop(attempt.ray_submission_id)
+                if job.group_id is None:  # a cell's Ray job is its group's
+                    launcher.stop(attempt.ray_submission_id)
             case policy.End(reason, detail):
                 end = policy.End(reason, "\n".join(filter(None, [detail, ray.message])))
                 with database.write() as session:
                     lifecycle.end_attempt(session, job.id, attempt.n, attempt.fence, end, self.plane.settings, now)
             case policy.Close():
-                attempt_logs.keep(self.plane, job, attempt)
+                if job.group_id is None:
+                    attempt_logs.keep(self.plane, job, attempt)
                 clear_unpublished(self.plane, job, attempt)
                 with database.write() as session:
                     lifecycle.close_attempt(session, attempt, now)
@@ -121,13 +129,17 @@ class Reconciler:
         with database.write() as session:
             lifecycle.note_submitted(session, attempt, now)
 
+    def _score_beside(self, attempt: Attempt) -> None:
+        """The attempt's checkpoints are scored beside its gang, by a Ray job that ends by itself with the training."""
+        submission_id = f"{attempt.ray_submission_id}-score"
+        if submission_id not in self._beside:
+            self.plane.launcher.submit(submission_id, attempt.job_id, attempt.n, SCORER)
+            self._beside.add(submission_id)  # should this process start anew, a repetition is harmless
+
     def _advance_queue(self) -> None:
         now = self.plane.now()
         with self.plane.database.read() as session:
-            running = sum(
-                session.scalar(select(func.count()).where(kind.state != AttemptState.CLOSED)) or 0
-                for kind in (Attempt, RunAttempt)
-            )
+            running = _running(session)
             waiting: list[policy.Waiting] = [*_waiting(session), *run_lifecycle.waiting(session)]
             waiting.sort(key=lambda each: each.created_at)
         hold = shared_device.share(self.plane, [each.id for each in waiting], running)
@@ -146,6 +158,14 @@ class Reconciler:
                 case policy.Say(status_detail):
                     with self.plane.database.write() as session:
                         lifecycle.say(session, job.id, now, status_detail)
+
+
+def _running(session: Session) -> int:
+    """Attempts that are not closed; a group counts as one, its cells do not."""
+    of_jobs = select(func.count()).select_from(Attempt).join(Job, Job.id == Attempt.job_id)
+    of_jobs = of_jobs.where(Attempt.state != AttemptState.CLOSED, Job.group_id.is_(None))
+    of_runs = select(func.count()).where(RunAttempt.state != AttemptState.CLOSED)
+    return (session.scalar(of_jobs) or 0) + (session.scalar(of_runs) or 0)
 
 
 def _waiting(session: Session) -> list[Job]:

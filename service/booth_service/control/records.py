@@ -192,6 +192,7 @@ class Job(Table):
     last_event: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any]]
     checkpoint_key: Mapped[str | None]
+    selected_step: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]
     model_id: Mapped[str | None]
     group_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)

@@ -131,7 +131,7 @@ def _stored(
     files = list(pool.map(lambda path: recorded(store, path, chosen[path]), chosen))
     if entries:
         allow_list.refuse_other_files(entries, files)
-    return files, sum(pool.map(lambda file: _store(store, file, chosen[file.path]), files))
+    return files, sum(pool.map(lambda file: stored(store, file, chosen[file.path]), files))
 
 
 def _stored_adapter(
@@ -154,7 +154,7 @@ def _stored_adapter(
     return files
 
 
-def _store(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
+def stored(store: ObjectStore, file: StoredFile, source: SourceFile) -> bool:
     """The content is in the object store. True where it was not before."""
     is_new = store.size(file.key) != file.bytes
     if is_new:

@@ -9,7 +9,7 @@ from booth.contract import limits
 from booth.contract.jobs import ClassImageRef, JobSpec, Params, Subject, SubjectSpec, TrainingOptions
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
-from booth_service.control import one_photo
+from booth_service.control import inversion, one_photo
 
 _DIALS = [
     "steps",
@@ -20,7 +20,9 @@ _DIALS = [
     "resolution",
     "train_batch_size",
 ]
-_OPTIONS = [name for name in TrainingOptions.model_fields if name not in ("instance_prompt", "scoring")]
+_OPTIONS = [
+    name for name in TrainingOptions.model_fields if name not in ("instance_prompt", "scoring", "initializer_token")
+]
 _SAMPLE_PLACES = ["", " on the beach"]
 
 
@@ -31,6 +33,8 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
     """
     asked: list[JobSpec | SubjectSpec] = [spec, *spec.more_subjects]
     subjects = [_subject(token, subject) for token, subject in zip(tokens, asked, strict=True)]
+    if spec.method == inversion.METHOD:
+        subjects[0] = inversion.subject(subjects[0])
     if spec.options.instance_prompt is not None:
         subjects[0] = subjects[0].model_copy(update={"instance_prompt": spec.options.instance_prompt})
     values: dict[str, Any] = {dial: _first(getattr(spec, dial), getattr(recipe, dial)) for dial in _DIALS}
@@ -44,6 +48,8 @@ def resolve(spec: JobSpec, recipe: Recipe, *, base_model: str, tokens: list[str]
         values |= one_photo.UNTRAINED
     if not values["prior_loss_weight"] or not values["num_class_images"]:
         values |= {"prior_loss_weight": 0.0, "num_class_images": 0}
+    if spec.method == inversion.METHOD:
+        values |= inversion.values(spec, recipe)
     return Params(
         base_model=base_model,
         **subjects[0].model_dump(),
@@ -122,6 +128,7 @@ def _texts(spec: JobSpec) -> Iterator[tuple[str, str | None]]:
         yield f"{place}.class_prompt", further.class_prompt
         yield from ((f"{place}.images.{n}.caption", photo.caption) for n, photo in enumerate(further.images))
     yield "options.instance_prompt", spec.options.instance_prompt
+    yield "options.initializer_token", spec.options.initializer_token
     prompts = spec.options.sample_prompts or []
     yield from ((f"options.sample_prompts.{n}", prompt) for n, prompt in enumerate(prompts))
 

@@ -5,9 +5,9 @@ from fastapi import APIRouter, Depends
 from booth.contract.attempts import Beat, BeatReply, Failed
 from booth.contract.bulk import Finished, GenerationBrief
 from booth.contract.evaluation import EvaluationBrief
-from booth.contract.groups import GroupBrief
+from booth.contract.groups import CellPage, ClaimedCell, GroupBrief
 from booth.contract.states import FailureReason
-from booth_service.control import evaluations, generations, groups, policy
+from booth_service.control import evaluations, generations, group_cells, groups, policy
 from booth_service.control import run_lifecycle as lifecycle
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.plane import Plane
@@ -30,7 +30,7 @@ def get_brief(job_id: str, number: int, plane: Here) -> GenerationBrief | Evalua
                 case Evaluation():
                     return evaluations.brief(plane, session, run, attempt)
                 case Group():
-                    return groups.brief(plane, session, run, attempt)
+                    return group_cells.brief(plane, session, run, attempt)
     _end(plane, job_id, number, Failed(fence=attempt.fence, reason=FailureReason.MODEL_DELETED))
     raise conflict(f"The model of {job_id} was deleted.")
 
@@ -49,9 +49,13 @@ def post_done(job_id: str, number: int, finished: Finished, plane: Here) -> dict
         run, _ = lifecycle.locked_attempt(session, job_id, number, finished.fence)
     if isinstance(run, Generation):
         generations.check_manifest(plane, run, finished.manifest_key, finished.manifest_sha256)
+    if isinstance(run, Evaluation | Group):
+        evaluations.check_report(plane, finished.manifest_key, finished.manifest_sha256)
     with plane.database.write() as session:
         manifest = (finished.manifest_key, finished.manifest_sha256)
         lifecycle.succeed(session, job_id, number, finished.fence, manifest, plane.now())
+        if isinstance(run, Group):
+            groups.tell_outcome(session, session.get_one(Group, job_id))
     return {}
 
 
@@ -60,6 +64,21 @@ def post_failed(job_id: str, number: int, failed: Failed, plane: Here) -> dict[s
     """The attempt is over; its run is tried again, failed or was cancelled."""
     _end(plane, job_id, number, failed)
     return {}
+
+
+@router.post("/cells/{cell_id}")
+def claim_cell(job_id: str, number: int, cell_id: str, plane: Here) -> ClaimedCell:
+    """The next attempt of a group's job, for this attempt of the group to run."""
+    with plane.database.write() as session:
+        return group_cells.claim(session, job_id, number, cell_id, plane.now())
+
+
+@router.get("/cells")
+def get_cells(job_id: str, number: int, plane: Here) -> CellPage:
+    """All cells of a group with all that they were scored, for its report."""
+    with plane.database.read() as session:
+        lifecycle.live_attempt(session, job_id, number)
+        return group_cells.page(session, job_id, with_keys=True)
 
 
 def _end(plane: Plane, run_id: str, number: int, failed: Failed) -> None:

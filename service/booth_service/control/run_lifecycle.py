@@ -10,13 +10,14 @@ from typing import TypeVar
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
-from booth.contract import generations
+from booth.contract import evaluation, generations
 from booth.contract.attempts import Beat
+from booth.contract.evaluation import ENCODING_PHASE
 from booth.contract.jobs import JobFailure
 from booth.contract.states import Desired, FailureReason, RunState
 from booth_service.control import policy
 from booth_service.control.problems import conflict, not_found
-from booth_service.control.records import AttemptState, Generation, Model, Run, RunAttempt
+from booth_service.control.records import AttemptState, Evaluation, Generation, Model, Run, RunAttempt
 from booth_service.settings import Settings
 
 AnyRun = TypeVar("AnyRun", bound=Run)
@@ -46,11 +47,10 @@ def waiting(session: Session) -> list[Run]:
 
 
 def is_model_gone(session: Session, run: Run) -> bool:
-    """Whether it is of a model that was deleted."""
-    if run.model_id is None:
-        return False
-    model = session.get(Model, run.model_id)
-    return model is None or model.deleted_at is not None
+    """Whether it is of a model that was deleted, or compares with one."""
+    compared = run.settings["spec"]["compare"] if isinstance(run, Evaluation) else []
+    models = [session.get(Model, each) for each in (run.model_id, *compared) if each is not None]
+    return any(model is None or model.deleted_at is not None for model in models)
 
 
 def say(session: Session, run_id: str, status_detail: str) -> None:
@@ -109,12 +109,16 @@ def beat(session: Session, run_id: str, number: int, beat: Beat, now: datetime) 
         run.started_at = run.started_at or now
     if (progress.phase, progress.step) != (attempt.phase, attempt.step):
         attempt.last_progress_at = now
+    goes_on = progress.phase == attempt.phase and progress.step > attempt.step
     attempt.last_beat_at = now
     attempt.phase, attempt.step = progress.phase, progress.step
     if progress.phase == run.counting_phase:
         run.done = progress.step
         if progress.step > attempt.from_step:
             attempt.first_at = attempt.first_at or now
+    if progress.phase == ENCODING_PHASE:
+        run.done = run.total  # all are drawn; the beat that would have said so may have been the last one's
+        attempt.first_at = attempt.first_at or (now if goes_on else None)
     run.images_per_second, run.eta_s = progress.images_per_second, progress.eta_s
     if run.desired is Desired.RUN:
         run.status_detail = f"{progress.phase.capitalize()}: {progress.step} of {run.total} {run.counts}."
@@ -171,6 +175,13 @@ def succeed(session: Session, run_id: str, number: int, fence: int, manifest: tu
 def note_submitted(session: Session, attempt: RunAttempt, now: datetime) -> None:
     """Ray has the attempt's job."""
     session.get_one(RunAttempt, (attempt.run_id, attempt.n)).submitted_at = now
+
+
+def note_first(session: Session, attempt: RunAttempt, moved_at: datetime) -> RunAttempt:
+    """Work was done in this attempt, before any of it was finished."""
+    row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)
+    row.first_at = row.first_at or moved_at
+    return row
 
 
 def note_stop(session: Session, attempt: RunAttempt, reason: FailureReason, detail: str) -> None:
@@ -240,4 +251,6 @@ def _finish(run: Run, now: datetime, state: RunState, status_detail: str) -> Non
 
 def words(run: Run, reason: FailureReason) -> tuple[str, str]:
     """What happened to a run, and what its owner can do."""
+    if isinstance(run, Evaluation):
+        return evaluation.words(reason)
     return generations.words(reason) if isinstance(run, Generation) else (reason.message, reason.remedy)

@@ -7,11 +7,11 @@ from datetime import datetime
 from sqlalchemy import select
 
 from booth.contract.states import FailureReason
-from booth_service.control import policy, run_policy
+from booth_service.control import group_cells, policy, run_policy
 from booth_service.control import run_lifecycle as lifecycle
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
-from booth_service.control.records import AttemptState, Run, RunAttempt
+from booth_service.control.records import AttemptState, Group, Run, RunAttempt
 from booth_service.storage import keys
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,13 @@ def reconcile(plane: Plane, run: Run, attempt: RunAttempt, watching_since: datet
     now = plane.now()
     with plane.database.read() as session:
         gone = lifecycle.is_model_gone(session, run)
-    decision = run_policy.decide(run, attempt, ray.status, plane.settings, now, watching_since, is_model_gone=gone)
+        moved_at = group_cells.moved_at(session, attempt.ray_submission_id) if isinstance(run, Group) else None
+    if moved_at is not None and attempt.first_at is None:
+        with plane.database.write() as session:
+            attempt = lifecycle.note_first(session, attempt, moved_at)
+    decision = run_policy.decide(
+        run, attempt, ray.status, plane.settings, now, watching_since, is_model_gone=gone, moved_at=moved_at
+    )
     if not isinstance(decision, policy.Wait | policy.Say):
         logger.info("%s: %s", attempt.ray_submission_id, decision)
     _apply(plane, decision, run, attempt, ray, now)

@@ -91,6 +91,12 @@ def read_sample(read: Read, tensor: Tensor) -> np.ndarray:
     return values_of(read(tensor.start, count * width), tensor.dtype)
 
 
+def row(tensor: Tensor, number: int) -> Tensor:
+    """One row of a tensor, along its first dimension, as a tensor of its own."""
+    width = tensor.bytes // tensor.shape[0]
+    return Tensor(tensor.dtype, [1, *tensor.shape[1:]], tensor.start + number * width, width)
+
+
 def values_of(data: bytes, dtype: str) -> np.ndarray:
     """A floating-point tensor's values, of bfloat16 as float32."""
     if dtype == "BF16":

@@ -2,7 +2,7 @@
 
 from booth.contract.attempts import StoredFile
 from booth.contract.generations import GenerationRecord, GenerationSettings
-from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress, Subject
+from booth.contract.jobs import Event, JobFailure, JobRecord, Params, Progress
 from booth.contract.models import BaseModelRecord, ModelRecord, Recipe
 from booth.contract.states import Desired
 from booth_service.control.records import BaseModel, Generation, Job, JobEvent, Model
@@ -21,6 +21,8 @@ def job_record(job: Job) -> JobRecord:
         error=None if job.error is None else JobFailure.model_validate(job.error),
         attempt=job.attempt,
         model_id=job.model_id,
+        group_id=job.group_id,
+        selected_step=job.selected_step,
         cancel_requested=job.desired is Desired.CANCEL,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -66,6 +68,7 @@ def generation_record(generation: Generation, base_model: str) -> GenerationReco
 def model_record(model: Model) -> ModelRecord:
     """A published model."""
     params = Params.model_validate(model.params)
+    prefix, *more_prefixes = prompt_prefixes(params)
     return ModelRecord(
         id=model.id,
         job_id=model.job_id,
@@ -73,16 +76,20 @@ def model_record(model: Model) -> ModelRecord:
         base_model=params.base_model,
         token=params.token,
         class_noun=params.class_noun,
-        prompt_prefix=prompt_prefix(params.subjects[0]),
-        more_prompt_prefixes=[prompt_prefix(subject) for subject in params.more_subjects],
+        method=params.method,
+        prompt_prefix=prefix,
+        more_prompt_prefixes=more_prefixes,
         bytes=model.bytes,
         created_at=model.created_at,
     )
 
 
-def prompt_prefix(subject: Subject) -> str:
-    """What names a subject in a prompt, e.g. "sks dog"; the noun alone where no token was taught."""
-    return f"{subject.token} {subject.class_noun}".lstrip()
+def prompt_prefixes(params: Params) -> list[str]:
+    """What names each subject in a prompt, e.g. "sks dog"; "sks" where the token takes the noun's place, "dog" where no
+    token was taught."""
+    if params.method == "textual_inversion":
+        return [params.token]
+    return [f"{subject.token} {subject.class_noun}".lstrip() for subject in params.subjects]
 
 
 def base_model_record(base: BaseModel) -> BaseModelRecord:

@@ -17,7 +17,9 @@ from booth_service.control import (
     admission,
     api,
     attempt_api,
+    evaluation_api,
     generation_api,
+    group_api,
     openai_api,
     openai_errors,
     picture_api,
@@ -41,6 +43,8 @@ def build(lifespan: Lifespan) -> FastAPI:
     app.include_router(picture_api.router)
     app.include_router(openai_api.router)
     app.include_router(generation_api.router)
+    app.include_router(evaluation_api.router)
+    app.include_router(group_api.router)
     app.include_router(attempt_api.router, include_in_schema=False)
     app.include_router(run_attempt_api.router, include_in_schema=False)
     app.include_router(serving_api.router, include_in_schema=False)

@@ -13,20 +13,28 @@ from PIL.Image import Image
 @dataclass(frozen=True)
 class Picture:
     """A picture to train on, RGB, decoded when asked. `size` is (height, width) in pixels, `subject` its subject's
-    number; `load_mask` gives an 8-bit grayscale picture of that size, white inside the subject."""
+    number; `load_mask` gives an 8-bit grayscale picture of that size, white inside the subject. Each row takes one of
+    `prompt` and `more_prompts`."""
 
     load: Callable[[], Image]
     size: tuple[int, int]
     prompt: str
     subject: int = 0
     load_mask: Callable[[], Image] | None = None
+    more_prompts: tuple[str, ...] = ()
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All that the picture may be trained with."""
+        return (self.prompt, *self.more_prompts)
 
 
 @dataclass(frozen=True)
 class Row:
     """One training example: its number in the step, the picture it shows, whether mirrored, and where it is cut.
 
-    `place` (two shares in [0, 1)) says where a random crop lies; `shape` is the number of the step's bucket.
+    `place` (two shares in [0, 1)) says where a random crop lies; `shape` is the number of the step's bucket; `wording`,
+    in [0, 1), says which of the picture's prompts it is.
     """
 
     number: int
@@ -35,6 +43,11 @@ class Row:
     flip: bool
     place: tuple[float, float]
     shape: int = 0
+    wording: float = 0.0
+
+    def prompt_of(self, picture: Picture) -> str:
+        """The prompt that the row trains the picture with."""
+        return picture.prompts[int(self.wording * len(picture.prompts))]
 
 
 def step_rows(
@@ -83,7 +96,7 @@ def _row(seed: int, step: int, number: int, is_class: bool, image: int, random_f
     draw = random.Random(f"row {seed} {step} {number}")
     place = (draw.random(), draw.random())
     flip = draw.random() < 0.5 and random_flip
-    return Row(number, is_class, image, flip, place, shape)
+    return Row(number, is_class, image, flip, place, shape, draw.random())
 
 
 def _walk(seed: int, position: int, images: tuple[int, ...], name: tuple[object, ...]) -> int:

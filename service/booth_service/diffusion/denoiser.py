@@ -68,13 +68,14 @@ class TextConditionedDenoiser(nn.Module):
         return self._predict(noisy_latents.to(dtype), timesteps, hidden.to(dtype), pooled, time_ids)
 
     def parameter_groups(self, learning_rate: float, text_encoder_learning_rate: float) -> list[dict[str, Any]]:
-        """Optimizer groups: the UNet's parameters, then all text encoders' where they are trained."""
+        """Optimizer groups: the UNet's parameters, then all text encoders'; neither where none of them is trained."""
         unet, *text_encoders = self.trained().values()
-        groups: list[dict[str, Any]] = [{"params": _with_gradient(unet), "lr": learning_rate}]
-        if text_encoders:
-            parameters = [parameter for module in text_encoders for parameter in _with_gradient(module)]
-            groups.append({"params": parameters, "lr": text_encoder_learning_rate})
-        return groups
+        of_text = [parameter for module in text_encoders for parameter in _with_gradient(module)]
+        groups = [
+            {"params": _with_gradient(unet), "lr": learning_rate},
+            {"params": of_text, "lr": text_encoder_learning_rate},
+        ]
+        return [group for group in groups if group["params"]]
 
     def enable_activation_checkpointing(self) -> None:
         """Activations inside blocks are computed again in the backward pass: less memory, about a third more time."""

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -44,19 +44,20 @@ class BulkTask:
     replace: bool = False
 
 
-class Drawer:
-    """Draws whole blocks. Holds an engine with the generation's one model."""
+@dataclass(frozen=True)
+class ArmTask:
+    """A block of one of several works of one size, by the work's number."""
 
-    def __init__(self, work: BulkWork) -> None:
+    arm: int
+    task: BulkTask
+
+
+class Drawer:
+    """Draws whole blocks. Holds an engine with the generation's one model, or shares one with other models' drawers."""
+
+    def __init__(self, work: BulkWork, engine: Engine | None = None) -> None:
         self.work = work
-        if not work.use_gpu:
-            torch.set_num_threads(1)  # as at the endpoint: more would draw other last digits
-        device = "cuda" if work.use_gpu else "cpu"
-        pixels = work.block_size * work.request.width * work.request.height
-        limits = EngineLimits(
-            batch=BatchLimits(work.block_size, pixels, is_fixed=True), model_cache_bytes=work.cache_bytes
-        )
-        self.engine = Engine(work.store, device, limits, work.scratch_dir)
+        self.engine = engine or _engine(work)
 
     def draw(self, task: BulkTask) -> DrawnBlock:
         """The block, stored. Raises StorageError, BadWeights, CannotDraw."""
@@ -83,6 +84,22 @@ class Drawer:
             bytes=len(png),
             sha256=sha256,
         )
+
+
+def _engine(work: BulkWork) -> Engine:
+    if not work.use_gpu:
+        torch.set_num_threads(1)  # as at the endpoint: more would draw other last digits
+    device = "cuda" if work.use_gpu else "cpu"
+    pixels = work.block_size * work.request.width * work.request.height
+    limits = EngineLimits(batch=BatchLimits(work.block_size, pixels, is_fixed=True), model_cache_bytes=work.cache_bytes)
+    return Engine(work.store, device, limits, work.scratch_dir)
+
+
+def drawer_of_arms(works: Sequence[BulkWork]) -> Callable[[ArmTask], tuple[int, DrawnBlock]]:
+    """The same for several works, whose models take turns in one engine. The work's number comes with the block."""
+    first = Drawer(works[0])
+    drawers = [Drawer(work, first.engine) for work in works]
+    return lambda asked: (asked.arm, drawers[asked.arm].draw(asked.task))
 
 
 def drawer(work: BulkWork) -> Callable[[BulkTask], DrawnBlock]:

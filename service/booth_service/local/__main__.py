@@ -1,4 +1,4 @@
-"""`python -m booth_service.local up|admin|register`: what boothctl's `up`, `admin` and `base-models add` run."""
+"""`python -m booth_service.local up|admin|register|register_encoders`: what boothctl's operator commands run."""
 
 import argparse
 import json
@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("up", parents=[shared], help="run the one-machine stack in the foreground")
     command.add_argument("--port", type=int, help="port of the control plane (7878, or a free one)")
     command.add_argument("--json", action="store_true", help="write where it answers to stdout, as one JSON document")
-    for name, text in (("admin", "tenants and API keys"), ("register", "add a base model")):
+    operators = {
+        "admin": "tenants and API keys",
+        "register": "add a base model",
+        "register_encoders": "add a suite of encoders",
+    }
+    for name, text in operators.items():
         commands.add_parser(name, parents=[shared], add_help=False, allow_abbrev=False, help=text)
     return parser
 

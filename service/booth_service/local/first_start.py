@@ -14,6 +14,7 @@ from booth_service.local.errors import StackError
 
 TENANT = "local"
 _TINYWORLD = Path(__file__).resolve().parents[3] / "examples" / "tinyworld" / "base_model"
+_ENCODERS = _TINYWORLD.parent / "encoders"
 
 
 def make_key(directory: DataDir, state: State) -> State:
@@ -25,9 +26,14 @@ def make_key(directory: DataDir, state: State) -> State:
 
 
 def register_base_models(directory: DataDir, state: State) -> None:
-    """tinyworld is registered as it lies in a source checkout; an installation without one has no base model yet."""
+    """tinyworld is registered as it lies in a source checkout, with its encoders where they are there.
+
+    An installation without a checkout has no base model yet.
+    """
     if (_TINYWORLD / "model_index.json").exists():
         operate("register", directory, state, "tinyworld", str(_TINYWORLD))
+    if (_ENCODERS / "encoders.json").exists():
+        operate("register_encoders", directory, state, "tinyworld", str(_ENCODERS))
 
 
 def has_base_model(state: State) -> bool:
@@ -37,7 +43,7 @@ def has_base_model(state: State) -> bool:
 
 
 def operate(program: str, directory: DataDir, state: State, *arguments: str) -> dict[str, Any]:
-    """What the operator's program `admin` or `register` answered. Raises StackError with its own words."""
+    """What the operator's program of that name answered. Raises StackError with its own words."""
     done = subprocess.run(
         [sys.executable, "-m", f"booth_service.control.{program}", *arguments, "--json"],
         env=environment.control(directory, state),

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from booth_service.diffusion.components import weight_files
+from booth_service.diffusion.components import live_name, weight_files
+from booth_service.diffusion.placeholder import row_of
 from booth_service.errors import BadWeights
 from booth_service.publish.layout import FileLayout, Slot, lay_out
 from booth_service.storage.tensor_layout import TensorInfo
@@ -66,7 +67,7 @@ class Pieces:
             elif (held := self._weights.fragment(self._name(slot.trained))) is not None:
                 begin, values = held
             if values is not None:
-                self._put(out, start, slot, first, end, begin, values)
+                self._put(out, start, slot, first, end, slot.first_trained + begin, values)
 
     def fill_rest(self, out: Tensor, start: int) -> None:
         """Put into `out` what is the same whoever trained: the header, and the base file's own tensors."""
@@ -74,14 +75,19 @@ class Pieces:
         if header:
             out[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         for slot, first, end in self.layout.slots_in(start, len(out)):
-            if slot.trained is not None:
-                continue
-            tensor = self._base.get_tensor(slot.name).contiguous().view(-1)
-            if slot.is_converted:
-                self._put(out, start, slot, first, end, 0, tensor)
-            else:
-                at = slot.start + first - start
-                out[at : at + end - first] = tensor.view(torch.uint8)[first:end]
+            begin, beyond = slot.trained_bytes
+            for own_first, own_end in ((first, min(end, begin)), (max(first, beyond), end)):
+                if own_first < own_end:
+                    self._put_base(out, start, slot, own_first, own_end)
+
+    def _put_base(self, out: Tensor, start: int, slot: Slot, first: int, end: int) -> None:
+        """Put into `out` the slot's bytes [first, end) as the base file has them."""
+        tensor = self._base.get_tensor(slot.name).contiguous().view(-1)
+        if slot.is_converted:
+            self._put(out, start, slot, first, end, 0, tensor)
+        else:
+            at = slot.start + first - start
+            out[at : at + end - first] = tensor.view(torch.uint8)[first:end]
 
     def _put(self, out: Tensor, start: int, slot: Slot, first: int, end: int, begin: int, values: Tensor) -> None:
         """Cast into `out` the slot's bytes [first, end), as far as `values`, elements from `begin` on, have them."""
@@ -103,7 +109,8 @@ class Pieces:
 def pieces_of(weights: TrainedWeights, base_folder: Path, dtype: torch.dtype) -> list[Pieces]:
     """Every file that training changed, components in the order of the trained names.
 
-    Raises BadWeights where a file does not take the trained tensors, or a trained tensor is in no file.
+    Where rows alone were trained these are the files with their tensors. Raises BadWeights where a file does not take
+    the trained tensors, or a trained tensor is in no file.
     """
     components: dict[str, dict[str, torch.Size]] = {}
     for whole_name, shape in weights.shapes.items():
@@ -111,10 +118,11 @@ def pieces_of(weights: TrainedWeights, base_folder: Path, dtype: torch.dtype) ->
         components.setdefault(component, {})[name] = shape
     found = []
     for component, shapes in components.items():
-        layouts = [
-            lay_out(path, tensors_of(base_folder / path), shapes, dtype)
-            for path in weight_files(base_folder, component)
-        ]
+        bases = {path: tensors_of(base_folder / path) for path in weight_files(base_folder, component)}
+        whole = [place[0] for name in shapes if (place := row_of(name))]
+        if len(whole) == len(shapes):
+            bases = {path: base for path, base in bases.items() if any(live_name(name, whole) for name in base)}
+        layouts = [lay_out(path, base, shapes, dtype) for path, base in bases.items()]
         stored = {slot.trained for layout in layouts for slot in layout.slots}
         if missing := sorted(shapes.keys() - stored):
             raise BadWeights(f"{component}: {len(missing)} trained tensors are in no file, such as {missing[0]}")

@@ -11,6 +11,7 @@ import torch
 
 from booth.contract.digests import part_ranges
 from booth_service.diffusion.components import live_name
+from booth_service.diffusion.placeholder import row_of
 from booth_service.errors import BadWeights
 from booth_service.storage.tensor_layout import CODES, CONVERTED, WIDTHS, TensorInfo, arrange, published_info
 
@@ -24,7 +25,8 @@ _PARTS_AIMED_AT, _MOST_PARTS = 64, 10_000
 class Slot:
     """One tensor's place: bytes [start, start + bytes) of the file.
 
-    `trained` is the name of the trained tensor that it holds; None: the base file's own.
+    `trained` is the name of the trained tensor that it holds; None: the base file's own. Where that is one `row` of it,
+    the others are the base file's.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Slot:
     start: int
     bytes: int
     trained: str | None
+    row: int | None = None
 
     @property
     def is_converted(self) -> bool:
@@ -42,6 +45,21 @@ class Slot:
     def width(self) -> int:
         """Bytes of one element."""
         return WIDTHS[self.info.code]
+
+    @property
+    def first_trained(self) -> int:
+        """The element, of all of the tensor's, that the trained tensor's first one is."""
+        return 0 if self.row is None else self.row * math.prod(self.info.shape[1:])
+
+    @property
+    def trained_bytes(self) -> tuple[int, int]:
+        """First and end of the slot's bytes that are trained."""
+        if self.trained is None:
+            return 0, 0
+        if self.row is None:
+            return 0, self.bytes
+        first = self.first_trained * self.width
+        return first, first + math.prod(self.info.shape[1:]) * self.width
 
 
 @dataclass(frozen=True)
@@ -102,11 +120,13 @@ def lay_out(
 ) -> FileLayout:
     """The base file at `path` with every trained tensor in place of its own, floats in `dtype`.
 
-    `trained` are named as in the loaded module. What they lack (layers that are not trained, position ids of old text
-    encoders) is the base's, so that every program that reads the base folder reads this one. Raises BadWeights where a
-    shape differs, two tensors of the file are one trained one, or none is.
+    `trained` are named as in the loaded module; a row of a tensor has a name that `placeholder.row_of` reads. What they
+    lack (layers that are not trained, position ids of old text encoders) is the base's, so that every program that
+    reads the base folder reads this one. Raises BadWeights where a shape differs, two tensors of the file are one
+    trained one, or none is.
     """
-    sources = {name: live_name(name, trained) for name in base}
+    rows = {place[0]: (name, place[1]) for name in trained if (place := row_of(name))}
+    sources, numbers = _sources(base, trained, rows)
     used = Counter(source for source in sources.values() if source is not None)
     if not used:
         raise BadWeights(f"{path}: none of its {len(base)} tensors is among the trained ones")
@@ -115,17 +135,31 @@ def lay_out(
     infos = {}
     for name, (code, shape) in base.items():
         source = sources[name]
-        if source is not None and tuple(trained[source]) != shape:
+        if source is not None and tuple(trained[source]) != _shape_trained(shape, numbers.get(name)):
             raise BadWeights(f"{path}: {name} has shape {tuple(trained[source])}, the base {shape}")
         if code not in WIDTHS:
             raise BadWeights(f"{path}: {name} has values of format {code}, which are not published")
         infos[name] = published_info(base[name], CODES[str(dtype).removeprefix("torch.")])
-    return _file(path, infos, sources, dtype)
-
-
-def _file(
-    path: Path, infos: Mapping[str, TensorInfo], sources: Mapping[str, str | None], dtype: torch.dtype
-) -> FileLayout:
     head, places = arrange(infos)
-    slots = tuple(Slot(*place, sources[place.name]) for place in places)
+    slots = tuple(Slot(*place, sources[place.name], numbers.get(place.name)) for place in places)
     return FileLayout(path, head, slots, dtype, [slot.start for slot in slots])
+
+
+def _sources(
+    base: Mapping[str, TensorInfo], trained: Mapping[str, torch.Size], rows: Mapping[str, tuple[str, int]]
+) -> tuple[dict[str, str | None], dict[str, int]]:
+    """For each tensor of the file what is trained of it, and where that is one row, its number."""
+    sources: dict[str, str | None] = {}
+    numbers: dict[str, int] = {}
+    for name in base:
+        sources[name] = live_name(name, trained)
+        if (whole := live_name(name, rows)) is not None:
+            sources[name], numbers[name] = rows[whole]
+    return sources, numbers
+
+
+def _shape_trained(shape: tuple[int, ...], row: int | None) -> tuple[int, ...] | None:
+    """What is trained of a tensor of this shape; None where it has no such row."""
+    if row is None:
+        return shape
+    return (1, *shape[1:]) if shape and row < shape[0] else None

@@ -104,6 +104,11 @@ def run_log(run: str, attempt: int) -> str:
     return f"{run}/a{attempt}.log"
 
 
+def report_file(run: str, attempt: int, name: str) -> str:
+    """A file of the report that an attempt of the run ended with."""
+    return f"{run}/report-a{attempt}/{name}"
+
+
 def generation(tenant_id: str, generation_id: str) -> str:
     """The prefix of all that a generation stores."""
     return run("generation", tenant_id, generation_id)
@@ -127,6 +132,36 @@ def generation_block(generation: str, first: int) -> str:
 def generation_manifest(generation: str, attempt: int) -> str:
     """All its pictures, complete; of each attempt that came so far, one."""
     return f"{generation}/manifest-a{attempt}.json"
+
+
+def evaluation(tenant_id: str, evaluation_id: str) -> str:
+    """The prefix of all that an evaluation stores."""
+    return run("evaluation", tenant_id, evaluation_id)
+
+
+def evaluation_arm(evaluation: str, number: int) -> str:
+    """The prefix of an arm's pictures, which lie below it as those of a generation do."""
+    return f"{evaluation}/arms/{number:02d}"
+
+
+def encoded_block(arm: str, suite_id: str, first: int) -> str:
+    """What a suite made of the pictures from number `first` on: the record, written after the vectors it names."""
+    return f"{arm}/encoded/{suite_id}/{first:06d}.json"
+
+
+def block_vectors(arm: str, suite_id: str, first: int, sha256: str) -> str:
+    """Vectors and labels of those pictures. Their own hash is in the key, as a picture's is."""
+    return f"{arm}/encoded/{suite_id}/{first:06d}-{sha256[:16]}.safetensors"
+
+
+def block_thumbnails(arm: str, first: int, sha256: str) -> str:
+    """Small copies of those pictures, for the report."""
+    return f"{arm}/thumbnails/{first:06d}-{sha256[:16]}.safetensors"
+
+
+def job_report_file(tenant_id: str, job_id: str, number: int, name: str) -> str:
+    """A file of the report on a job's own scores."""
+    return f"{attempt(tenant_id, job_id, number)}/report/{name}"
 
 
 def base_file(sha256: str) -> str:

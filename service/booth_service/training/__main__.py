@@ -22,12 +22,14 @@ from torch import Tensor
 from booth.contract.jobs import Params, Progress
 from booth_service.data.dataset import Picture
 from booth_service.diffusion.components import Components, load_components, refuse_not_finite
+from booth_service.diffusion.placeholder import put_in_place
 from booth_service.errors import ServiceError
 from booth_service.plan import Plan
 from booth_service.settings import torchrun_place
 from booth_service.training import checkpoint
 from booth_service.training.engine import Ema, Engine, gather
 from booth_service.training.samples import draw_samples
+from booth_service.training.stored_pictures import instance_prompts
 from booth_service.training.worker import Task, Trained, train
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -70,22 +72,25 @@ def run(arguments: argparse.Namespace, params: Params, plan: Plan) -> None:
     components = load_components(arguments.base_model)
     refuse_not_finite(components)  # nobody has looked at this folder before
     subject = params.subjects[0]
-    photos = pictures(arguments.photos, subject.instance_prompt)
-    class_images = pictures(arguments.class_images, subject.class_prompt) if params.num_class_images else []
+    photos = pictures(arguments.photos, instance_prompts(params))
+    class_images = pictures(arguments.class_images, [subject.class_prompt]) if params.num_class_images else []
     desk = FolderDesk(params, arguments)
     trained = train(Task(params, plan, components, photos, class_images[: params.num_class_images]), desk)
     weights = whole_weights(trained)
     if dist.get_rank() == 0:
         base = load_components(arguments.base_model)  # a fresh one: sharded modules no longer hold whole tensors
         for component, tensors in weights.items():
-            getattr(base.pipeline, component).load_state_dict(tensors, strict=False)
+            put_in_place(getattr(base.pipeline, component), tensors)
         base.pipeline.save_pretrained(arguments.out / "model")
         print(json.dumps({"model": str(arguments.out / "model")}), flush=True)
     dist.barrier()
 
 
 def whole_weights(trained: Trained) -> dict[str, dict[str, Tensor]]:
-    """Component folder -> name -> trained tensor, or its average; whole on rank 0, but all must call."""
+    """Component folder -> name -> trained tensor, or its average; whole on rank 0, but all must call.
+
+    A row that was trained is by itself, under the name that `placeholder.row_of` reads.
+    """
     flats = trained.ema.flats if trained.ema else trained.engine.flats("fp32")
     weights: dict[str, dict[str, Tensor]] = {}
     for name, tensor in gather(trained.engine, flats, torch.float32):
@@ -95,8 +100,8 @@ def whole_weights(trained: Trained) -> dict[str, dict[str, Tensor]]:
     return weights
 
 
-def pictures(folder: Path | None, prompt: str) -> list[Picture]:
-    """The pictures of a folder by name, all with one prompt but where a .txt beside one says another."""
+def pictures(folder: Path | None, prompts: list[str]) -> list[Picture]:
+    """The pictures of a folder by name, all with these prompts but where a .txt beside one says another."""
     if folder is None:
         raise ValueError("params ask for class images: give their folder with --class-images")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
@@ -107,7 +112,8 @@ def pictures(folder: Path | None, prompt: str) -> list[Picture]:
         caption = path.with_suffix(".txt")
         with Image.open(path) as image:
             size = (image.height, image.width)
-        made.append(Picture(partial(_load, path), size, caption.read_text().strip() if caption.exists() else prompt))
+        prompt, *others = [caption.read_text().strip()] if caption.exists() else prompts
+        made.append(Picture(partial(_load, path), size, prompt, more_prompts=tuple(others)))
     return made
 
 
@@ -124,6 +130,9 @@ class FolderDesk:
             print(json.dumps(line | ({"note": note} if note else {})), flush=True)
 
     def wants_stop(self) -> bool:
+        return False
+
+    def has_enough(self) -> bool:
         return False
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:

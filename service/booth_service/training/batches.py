@@ -60,7 +60,8 @@ class Batches:
         self.params, self.cache, self.latent_channels = params, cache, latent_channels
         self.num_train_timesteps = num_train_timesteps
         self.rank, self.ranks, self.micro_batch_size = rank, ranks, micro_batch_size
-        self.prompts = sorted({picture.prompt for picture in [*cache.photos, *cache.class_images]})
+        pictures = [*cache.photos, *cache.class_images]
+        self.prompts = sorted({prompt for picture in pictures for prompt in picture.prompts})
         self._numbers = {prompt: number for number, prompt in enumerate(self.prompts)}
         self._generator = torch.Generator()
         self._photo_subjects = [photo.subject for photo in cache.photos]
@@ -115,7 +116,9 @@ class Batches:
             posterior_noise=torch.stack([draw[0] for draw in draws]),
             noise=torch.stack([draw[1] for draw in draws]),
             timesteps=torch.tensor([draw[2] for draw in draws]),
-            prompts=torch.tensor([self._numbers[cache.picture(row.is_class, row.image).prompt] for row in rows]),
+            prompts=torch.tensor(
+                [self._numbers[row.prompt_of(cache.picture(row.is_class, row.image))] for row in rows]
+            ),
             weights=row_weights(is_class, params.train_batch_size, params.prior_loss_weight),
             time_ids=torch.tensor([cache.frame(row).time_ids for row in rows], dtype=torch.float32),
             masks=torch.stack([cache.mask(row) for row in rows]) if cache.has_masks else None,

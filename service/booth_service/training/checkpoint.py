@@ -7,6 +7,7 @@ run depends on (noise, order, rates) follows from the step, which the manifest h
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,13 @@ from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, own_fr
 
 MAX_FILE_BYTES = 2**30
 EMA = "ema"
+_NOT_OF_THE_RUN = {
+    "checkpoint_interval_steps",
+    "sample_interval_steps",
+    "scoring",
+    "select_checkpoint",
+    "select_patience",
+}
 
 Put = Callable[[str, bytes], str]
 """Stores a file of the checkpoint under its name and returns the key that Get will be asked with."""
@@ -30,11 +38,12 @@ Get = Callable[[str, str | None], bytes]
 
 
 class FileRecord(BaseModel):
-    """One file of one rank, its tensors named kind/parameter/start."""
+    """One file of one rank, its tensors named kind/parameter/start; all of one `kind`, where it is said."""
 
     key: str
     bytes: int
     sha256: str
+    kind: str = ""
 
 
 class CheckpointManifest(BaseModel):
@@ -50,9 +59,9 @@ class CheckpointManifest(BaseModel):
 def identity(params: Params, **inputs: Any) -> str:
     """The SHA-256 that a run's checkpoints carry: of what is trained and with which numbers, JSON values all.
 
-    How often a run is saved or drawn does not change it.
+    How often a run is saved or drawn, and what is made of its checkpoints, does not change it.
     """
-    dumped = params.model_dump(mode="json", exclude={"checkpoint_interval_steps", "sample_interval_steps"})
+    dumped = params.model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
     return hashlib.sha256(json.dumps({"params": dumped, **inputs}, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,10 +69,10 @@ def write(engine: Engine, ema: Ema | None, step: int, fence: int, run_sha256: st
     """Store a checkpoint and return its manifest's key. Every rank must call it; the manifest makes it real."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     mine = []
-    for number, tensors in enumerate(_portions(engine, ema)):
+    for number, (kind, tensors) in enumerate(_portions(engine, ema)):
         body = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         key = put(f"rank-{rank:05d}-of-{ranks:05d}-{number:03d}.safetensors", body)
-        mine.append(FileRecord(key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest()))
+        mine.append(FileRecord(key=key, bytes=len(body), sha256=hashlib.sha256(body).hexdigest(), kind=kind))
     records: list[list[FileRecord]] = [[] for _ in range(ranks)]
     dist.all_gather_object(records, mine)
     manifest = CheckpointManifest(
@@ -91,17 +100,43 @@ def read(engine: Engine, ema: Ema | None, manifest_key: str, run_sha256: str, ge
     own = {fragment.name: fragment for fragment in engine.fragments()}
     found = dict.fromkeys(flats, 0)
     for record in manifest.files:
-        for tensor_name, values in load(get(record.key, record.sha256)).items():
-            kind, rest = tensor_name.split("/", 1)
-            name, start = rest.rsplit("/", 1)
+        for kind, name, start, values in _tensors(record, get):
             if kind == "fp32":
-                engine.put_weights(name, int(start), values)
+                engine.put_weights(name, start, values)
             if kind in flats and name in own:
-                found[kind] += _copy(own[name], flats[kind], int(start), values)
+                found[kind] += _copy(own[name], flats[kind], start, values)
     wanted = sum(fragment.length for fragment in own.values())
     if short := [kind for kind, elements in found.items() if elements != wanted]:
         raise CheckpointMismatch(f"checkpoint {manifest_key} does not hold all of {', '.join(short)}")
     return manifest.step
+
+
+def stored_weights(manifest_key: str, kind: str, get: Get) -> Iterator[tuple[str, int, Tensor]]:
+    """Every trained parameter in pieces: its name, the first element, and 1-D fp32 values; of the masters ("fp32") or
+    the moving average (EMA), whatever ranks and stage wrote them.
+
+    One file at a time is in memory, and none that holds other things alone. Raises StorageError, and, when it is
+    exhausted, CheckpointMismatch where a parameter was not whole.
+    """
+    manifest = CheckpointManifest.model_validate_json(get(manifest_key, None))
+    missing = {name: math.prod(shape) for name, shape in manifest.shapes.items()}
+    for record in manifest.files:
+        if record.kind not in ("", kind):
+            continue
+        for of_kind, name, start, values in _tensors(record, get):
+            if of_kind == kind:
+                missing[name] -= values.numel()
+                yield name, start, values
+    if short := sorted(name for name, elements in missing.items() if elements):
+        raise CheckpointMismatch(f"checkpoint {manifest_key} does not hold all of {kind} {', '.join(short[:5])}")
+
+
+def _tensors(record: FileRecord, get: Get) -> Iterator[tuple[str, str, int, Tensor]]:
+    """Kind, parameter, first element and values of all that a file holds."""
+    for tensor_name, values in load(get(record.key, record.sha256)).items():
+        kind, rest = tensor_name.split("/", 1)
+        name, start = rest.rsplit("/", 1)
+        yield kind, name, int(start), values
 
 
 def _check(manifest: CheckpointManifest, engine: Engine, run_sha256: str) -> None:
@@ -120,19 +155,20 @@ def _flats(engine: Engine, ema: Ema | None) -> dict[str, list[Tensor]]:
     return flats | ({EMA: ema.flats} if ema else {})
 
 
-def _portions(engine: Engine, ema: Ema | None) -> Iterator[dict[str, Tensor]]:
-    """This rank's tensors by name, in portions of at most MAX_FILE_BYTES (or one tensor)."""
-    portion: dict[str, Tensor] = {}
-    size = 0
+def _portions(engine: Engine, ema: Ema | None) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """This rank's tensors by name, in portions of one kind and at most MAX_FILE_BYTES (or one tensor)."""
     for kind, flats in _flats(engine, ema).items():
+        portion: dict[str, Tensor] = {}
+        size = 0
         for fragment in own_fragments(engine):
             tensor = flats[fragment.flat].narrow(0, fragment.offset, fragment.length)
             if portion and size + tensor.nbytes > MAX_FILE_BYTES:
-                yield portion
+                yield kind, portion
                 portion, size = {}, 0
             portion[f"{kind}/{fragment.name}/{fragment.start}"] = tensor
             size += tensor.nbytes
-    yield portion
+        if portion:
+            yield kind, portion
 
 
 def _copy(fragment: Fragment, flats: list[Tensor], start: int, values: Tensor) -> int:

@@ -25,7 +25,7 @@ from booth_service.training.engine import Ema, Engine
 from booth_service.training.final_weights import FinalWeights
 from booth_service.training.samples import draw_samples
 from booth_service.training.stored_pictures import ClassSet, class_pictures, known_moments, photo_picture
-from booth_service.training.worker import Task, train
+from booth_service.training.worker import Task, restored, train
 
 MB = 10**6
 
@@ -33,7 +33,9 @@ MB = 10**6
 @dataclass(frozen=True)
 class WorkerConfig:
     """All that a rank gets. `pulse` opens the line to the control plane (rank 0 alone uses it); `export` stores the
-    trained weights: all ranks call it at the end, with what is to be told of bytes stored and bytes in all."""
+    trained weights: all ranks call it at the end, with what is to be told of bytes stored and bytes in all. None: the
+    run's checkpoints are all that it leaves. `restore_key` names a checkpoint's manifest: its weights are exported as
+    they are, and no step is made."""
 
     brief: Brief
     plan: Plan
@@ -41,7 +43,8 @@ class WorkerConfig:
     scratch_dir: str | None
     class_sets: list[ClassSet]
     pulse: Callable[[JobState, Progress], AbstractContextManager[Any]]
-    export: Callable[[FinalWeights, Callable[[int, int], None]], list[StoredFile]]
+    export: Callable[[FinalWeights, Callable[[int, int], None]], list[StoredFile]] | None
+    restore_key: str | None = None
 
 
 def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
@@ -60,13 +63,18 @@ def train_loop_per_worker(config: dict[str, Any]) -> list[StoredFile] | None:
 
 def _run(c: WorkerConfig, desk: "AttemptDesk") -> list[StoredFile] | None:
     components = load_components(materialize(c.store, c.brief.base_files, c.scratch_dir))
+    trained = restored(Task(c.brief.params, c.plan, components, [], []), desk) if c.restore_key else None
+    trained = trained or train(_task(c, components), desk)
+    files = c.export(FinalWeights(trained), desk.published) if c.export else []
+    return files if desk.pulse else None
+
+
+def _task(c: WorkerConfig, components: Components) -> Task:
     params = c.brief.params
     photos = [photo_picture(c.store, params, photo) for photo in c.brief.photos]
     class_images = class_pictures(c.store, params, c.class_sets)
     known = known_moments(c.store, params, c.class_sets)
-    task = Task(params, c.plan, components, photos, class_images, known)
-    files = c.export(FinalWeights(train(task, desk)), desk.published)
-    return files if desk.pulse else None
+    return Task(params, c.plan, components, photos, class_images, known)
 
 
 def run_sha256(brief: Brief, class_sets: list[ClassSet]) -> str:
@@ -106,10 +114,13 @@ class AttemptDesk:
             self.pulse.say(self.progress, state=JobState.PUBLISHING)
 
     def wants_stop(self) -> bool:
-        return bool(self.pulse and self.pulse.desired != "run")
+        return bool(self.pulse and self.pulse.desired not in ("run", "finish"))
+
+    def has_enough(self) -> bool:
+        return bool(self.pulse and self.pulse.desired == "finish")
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
-        key = self.c.brief.resume_key
+        key = self.c.restore_key or self.c.brief.resume_key
         return checkpoint.read(engine, ema, key, self.run_sha256, self.c.store.get) if key else 0
 
     def checkpoint(self, engine: Engine, ema: Ema | None, step: int) -> None:

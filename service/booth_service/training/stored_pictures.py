@@ -37,9 +37,16 @@ class ClassSet:
 def photo_picture(store: ObjectStore, params: Params, photo: InstancePhoto) -> Picture:
     """A stored photo as the loop takes it."""
     image = _open(store.get(photo.key, photo.sha256))
-    prompt = photo.caption or params.subjects[photo.subject].instance_prompt
+    prompt, *others = [photo.caption] if photo.caption else instance_prompts(params, photo.subject)
     load_mask = None if photo.mask is None else partial(_load, store, photo.mask, "L")
-    return Picture(partial(_load, store, photo), (image.height, image.width), prompt, photo.subject, load_mask)
+    load_image = partial(_load, store, photo)
+    return Picture(load_image, (image.height, image.width), prompt, photo.subject, load_mask, tuple(others))
+
+
+def instance_prompts(params: Params, subject: int = 0) -> list[str]:
+    """What photos without a caption are trained with: the subject's prompt, or all templates where the job has some."""
+    words = params.subjects[subject]
+    return [template.format(words.token) for template in params.caption_templates] or [words.instance_prompt]
 
 
 def class_pictures(store: ObjectStore, params: Params, class_sets: Sequence[ClassSet]) -> list[Picture]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from booth.contract.jobs import TRAINING_PHASE, Params, Progress
 from booth_service.data.dataset import Picture
 from booth_service.diffusion import denoiser as denoisers
+from booth_service.diffusion import placeholder
 from booth_service.diffusion.components import Components
 from booth_service.diffusion.latents import encode_pixels, sample_latents
 from booth_service.diffusion.loss import min_snr_weights, row_losses, target
@@ -39,7 +40,8 @@ class Task:
 
 
 class Desk(Protocol):
-    """What the loop tells and asks outside. Rank 0's `say` and `wants_stop` count; every rank calls the others."""
+    """What the loop tells and asks outside. Rank 0's `say`, `wants_stop` and `has_enough` count; every rank calls the
+    others."""
 
     def say(self, progress: Progress, note: str | None = None) -> None:
         """Where the run is."""
@@ -47,6 +49,10 @@ class Desk(Protocol):
 
     def wants_stop(self) -> bool:
         """True where the owner wants the run to end."""
+        ...
+
+    def has_enough(self) -> bool:
+        """True where no further step will be used: the run ends here, as it is."""
         ...
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
@@ -71,15 +77,15 @@ class Trained:
 
 
 def train(task: Task, desk: Desk) -> Trained:
-    """Train for params.steps optimizer steps, with checkpoints and samples on the way. All ranks call it.
+    """Train for params.steps optimizer steps, with checkpoints and samples on the way, or fewer where the desk has
+    enough. All ranks call it.
 
     Raises NotFinite at a loss or gradient that is not finite (that step changed nothing), AttemptEnded when the owner
     wants it to stop; on all ranks alike.
     """
     params, plan, components = task.params, task.plan, task.components
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    device = torch.device("cuda", torch.cuda.current_device()) if plan.use_gpu else torch.device("cpu")
-    bf16 = params.precision == "bf16" or (params.precision == "auto" and plan.use_gpu)
+    device, bf16 = _device(plan), _computes_in_bf16(params, plan)
     if not plan.use_gpu:
         torch.set_num_threads(1)  # ranks share the cores; more threads only wait for each other
 
@@ -88,7 +94,7 @@ def train(task: Task, desk: Desk) -> Trained:
         desk.say(Progress(phase="encoding pictures", step=min(done, total), total_steps=total))
 
     cache = build_cache(params, task.photos, task.class_images, components, device, say_encoded, task.known)
-    denoiser = denoisers.denoiser(components, params.train_text_encoder)
+    denoiser = trained_module(components, params)
     if plan.activation_checkpointing:
         denoiser.enable_activation_checkpointing()
     if not cache.is_cached:
@@ -105,7 +111,7 @@ def train(task: Task, desk: Desk) -> Trained:
     prompts = prompt_tables(denoiser, components, batches.prompts, device)
     engine = make_engine(denoiser, params, plan, bf16, device)
     ema = Ema(engine, params.ema_decay) if params.ema_decay else None
-    num_groups = 2 if params.train_text_encoder else 1
+    num_groups = 2 if params.train_text_encoder else 1  # an inverted token's rows are the one group there is
 
     # ---- loop state
     step = first_step = desk.resume(engine, ema)
@@ -115,10 +121,12 @@ def train(task: Task, desk: Desk) -> Trained:
     report.matrix_rate = speed.matrix_rate(device, torch.bfloat16 if bf16 else torch.float32)
     unread = None
     has_fp32_moments = params.optimizer == "adamw"  # others cannot be checkpointed in fragments: such a run starts anew
+    kept = kept_steps(params)
 
     for micro_batches in batches.from_step(step, device):
         # ---- once in a while, with every step so far known to be good
-        is_checkpoint = has_fp32_moments and step > first_step and step % params.checkpoint_interval_steps == 0
+        is_due = step % params.checkpoint_interval_steps == 0 or step in kept
+        is_checkpoint = has_fp32_moments and step > first_step and is_due
         is_sample = bool(params.sample_interval_steps) and step % params.sample_interval_steps == 0
         if unread and (is_checkpoint or is_sample):
             desk.say(report.read(*unread))
@@ -142,20 +150,58 @@ def train(task: Task, desk: Desk) -> Trained:
         result = engine.step(rates[:num_groups])
         if ema:
             ema.update()
-        figures = tally.close(desk.wants_stop(), speed.peak_memory_bytes(device), result)
+        figures = tally.close(desk.wants_stop(), desk.has_enough(), speed.peak_memory_bytes(device), result)
 
         # ---- the step before has ended by now: look at it
         if unread:
             desk.say(report.read(*unread))
         unread = (step, figures, rates)
         step += 1
+        if report.has_enough:
+            break
 
     if unread:
         desk.say(report.read(*unread))
+    if has_fp32_moments and step > first_step and step in kept:
+        desk.checkpoint(engine, ema, step)
     if params.sample_interval_steps:
         with engine.parts_callable():
             desk.draw_samples(components, device, step)
     return Trained(engine, ema)
+
+
+def restored(task: Task, desk: Desk) -> Trained:
+    """The run as the desk's checkpoint has it, without a further step; all ranks call it. No picture is looked at."""
+    params, plan = task.params, task.plan
+    denoiser = trained_module(task.components, params)
+    engine = make_engine(denoiser, params, plan, _computes_in_bf16(params, plan), _device(plan))
+    ema = Ema(engine, params.ema_decay) if params.ema_decay else None
+    step = desk.resume(engine, ema)
+    desk.say(Progress(phase="restored", step=step, total_steps=params.steps), note=f"restored step {step}")
+    return Trained(engine, ema)
+
+
+def kept_steps(params: Params) -> set[int]:
+    """Steps whose weights are kept beside the interval's: those that are scored, and the end that may be published.
+
+    With the end of a run stored, an attempt that is lost while it scores does not train again.
+    """
+    return {*params.scoring.steps, params.steps} if params.scoring else set()
+
+
+def _device(plan: Plan) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if plan.use_gpu else torch.device("cpu")
+
+
+def _computes_in_bf16(params: Params, plan: Plan) -> bool:
+    return params.precision == "bf16" or (params.precision == "auto" and plan.use_gpu)
+
+
+def trained_module(components: Components, params: Params) -> denoisers.TextConditionedDenoiser:
+    """The denoiser around the components' own modules, of which what the job's method trains has gradients."""
+    if params.method == "textual_inversion":
+        return placeholder.inverted(components, params.token, params.initializer_token or params.class_noun)
+    return denoisers.denoiser(components, params.train_text_encoder)
 
 
 @dataclass(frozen=True)
@@ -211,6 +257,8 @@ def make_engine(
     """DeepSpeed's engine, or the plain one at stage 0 on one rank; the module is on the device afterwards."""
     groups = module.parameter_groups(params.learning_rate, params.text_encoder_learning_rate)
     if plan.ranks == 1 and plan.zero_stage == 0:
+        if bf16 and params.method == "textual_inversion":
+            placeholder.lower_frozen(module, torch.bfloat16)
         return PlainEngine(
             module.to(device),
             groups,

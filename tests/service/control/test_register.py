@@ -2,16 +2,12 @@
 
 import hashlib
 import json
-import re
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from control_plane import RECIPE, weights
+from own_hub import own_hub
 from safetensors.torch import save_file
 from tiny_sdxl_base import write_tiny_sdxl_base
 
@@ -326,71 +322,14 @@ def test_what_is_no_source_is_refused(add, tmp_path):
     assert "model_index.json" in add("x", str(tmp_path), "--recipe", "sd15")[2]
 
 
-COMMITS = {"main": "a" * 40, "b" * 40: "b" * 40}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """What the hub's client asks of it: a repository's files at a commit, and each of them."""
-
-    folder: Path
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.answer(True)
-
-    def do_HEAD(self) -> None:
-        self.answer(False)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, with_body: bool) -> None:
-        headers, body = {}, b""
-        if match := re.fullmatch(r"/api/models/owner/tiny/revision/([^?]+)\?.*", self.path):
-            commit = COMMITS.get(match[1])
-            body = json.dumps({"id": "owner/tiny", "sha": commit, "siblings": self.siblings()}).encode()
-        elif match := re.fullmatch(r"/owner/tiny/resolve/(\w+)/(.*)", self.path):
-            commit, body = match[1], (self.folder / match[2]).read_bytes()
-            headers = {"X-Repo-Commit": commit, "ETag": hashlib.sha256(body).hexdigest()}
-            if with_body:
-                self.asked.append(f"{commit[:1]} {match[2]}")
-        else:
-            commit = None
-        self.send_response(200 if commit else 404)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body if with_body else b"")
-
-    def siblings(self) -> list[dict]:
-        listed = []
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
-                body = path.read_bytes()
-                lfs = {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 1}
-                name = path.relative_to(self.folder).as_posix()
-                is_large = path.suffix == ".safetensors"
-                listed.append({"rfilename": name, "size": len(body), **({"lfs": lfs} if is_large else {})})
-        return listed
-
-
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
-    handler = type("OneHub", (Hub,), {"folder": folder, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url, constants = f"http://127.0.0.1:{server.server_port}", huggingface_hub.constants
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with own_hub({"owner/tiny": folder}, tmp_path / "hub", monkeypatch) as handler:
+        yield handler
 
 
 def test_a_hub_id_is_pinned_to_its_commit_and_code_is_not_fetched(add, hub):
-    save_file({"a": torch.rand(1000)}, hub.folder / "unet/diffusion_pytorch_model.safetensors")
+    save_file({"a": torch.rand(1000)}, hub.folders["owner/tiny"] / "unet/diffusion_pytorch_model.safetensors")
     code, added, complaint = add("tiny", "owner/tiny")
     assert code == 0, complaint
     assert (added["source"], added["revision"], len(added["files"])) == ("owner/tiny", "a" * 40, 7)
@@ -411,11 +350,11 @@ def test_a_commit_that_the_hub_or_the_allow_list_lacks_is_refused(add, hub, allo
 
 
 def test_bytes_that_are_not_what_the_hub_says_are_refused(add, hub, monkeypatch):
-    weights_path = hub.folder / "unet/diffusion_pytorch_model.safetensors"
+    weights_path = hub.folders["owner/tiny"] / "unet/diffusion_pytorch_model.safetensors"
     save_file({"a": torch.rand(1000)}, weights_path)
     siblings = [{**each, "lfs": {**each["lfs"], "sha256": "0" * 64}} if "lfs" in each else each
-                for each in Hub.siblings(hub)]  # fmt: skip
-    monkeypatch.setattr(hub, "siblings", lambda self: siblings)
+                for each in hub.siblings(hub, "owner/tiny")]  # fmt: skip
+    monkeypatch.setattr(hub, "siblings", lambda self, name: siblings)
     code, _, complaint = add("tiny", "owner/tiny")
     assert (code, "its source says 000" in complaint) == (1, True)
 

@@ -33,6 +33,7 @@ GENERATION_ROUTES = [
 OWN_ROUTES = JOB_ROUTES + MODEL_ROUTES + GENERATION_ROUTES
 OTHER_ROUTES = [
     ("GET", "/v1/base-models"),
+    ("GET", "/v1/encoder-suites"),
     ("POST", "/v1/jobs/prepare"),
     ("POST", "/v1/class-images"),
     ("POST", "/v1/jobs"),

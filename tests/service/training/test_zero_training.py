@@ -17,6 +17,7 @@ from tiny_job import PARAMS, RECIPE, STEPS
 from world import SUBJECTS, render
 
 from booth.contract.attempts import Brief, InstancePhoto, StoredFile
+from booth.contract.jobs import PromptCase, Scoring
 from booth_service.diffusion.components import load_vae
 from booth_service.diffusion.latents import encode_moments
 from booth_service.plan import Plan
@@ -150,3 +151,42 @@ def test_the_owner_can_stop_all_ranks(config: WorkerConfig, tmp_path: Path) -> N
     stopping = replace(config, pulse=Recorder(tmp_path / "said.jsonl", desired="cancel"))
     with pytest.raises(Exception, match="the owner asked the job to stop"):
         run_gang(stopping, tmp_path)
+
+
+def test_a_checkpoint_of_step_k_publishes_what_a_run_of_k_steps_would(config: WorkerConfig, tmp_path: Path) -> None:
+    """Bit for bit, whoever restores it; and the scored steps are stored beside those of the interval, the end too."""
+    scoring = Scoring(
+        steps=[0, 3],
+        cases=[PromptCase(kind="own", prompt="a sks teapot", text="a teapot", clip_text="a teapot")],
+        class_prompt="a photo of a teapot",
+        num_images=1,
+        num_class_images=0,
+        seed=0,
+        guidance_scale=3,
+        num_inference_steps=2,
+        suite="tiny",
+        suite_id="suite-1",
+    )
+    alone = replace(config, plan=two_ranks(0, ranks=1))
+
+    def brief(job_id: str, **params: object) -> Brief:
+        return config.brief.model_copy(update={"job_id": job_id, "params": PARAMS.model_copy(update=params)})
+
+    scored = brief("job-scored", scoring=scoring)
+    run = run_gang(replace(alone, brief=scored, export=None), tmp_path)
+    assert run.files == []
+    assert [int(key.split("/")[-2]) for key in run.checkpoints] == [3, 4, STEPS]
+
+    short = brief("job-short", steps=3)
+    as_short = run_gang(replace(alone, brief=short, export=Export(short, config.store, config.scratch_dir)), tmp_path)
+    again = replace(
+        config,
+        brief=scored,
+        restore_key=run.checkpoints[0],
+        export=Export(scored, config.store, config.scratch_dir),
+    )
+    restored = run_gang(again, tmp_path)
+    assert restored.losses == {}
+    assert [(f.path, f.sha256) for f in restored.files] == [(f.path, f.sha256) for f in as_short.files]
+    base = {file.sha256 for file in scored.base_files}
+    assert not base & {file.sha256 for file in restored.files}

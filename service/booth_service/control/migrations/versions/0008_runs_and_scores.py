@@ -122,6 +122,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs") as jobs:
         jobs.add_column(sa.Column("group_id", sa.Text(), sa.ForeignKey("runs.id", name="jobs_group_id_fkey")))
         jobs.add_column(json("cell", nullable=True))
+        jobs.add_column(number("selected_step", nullable=True))
         jobs.create_index("ix_jobs_group_id", ["group_id"])
     op.create_table(
         "scores",
@@ -161,6 +162,7 @@ def downgrade() -> None:
         jobs.drop_constraint("jobs_group_id_fkey", type_="foreignkey")
         jobs.drop_column("group_id")
         jobs.drop_column("cell")
+        jobs.drop_column("selected_step")
     op.create_table(
         "generations",
         sa.Column("id", sa.Text(), primary_key=True),

@@ -1,0 +1,110 @@
+"""The arms that the claims compare: one setting each, all else equal, on every subject of tinyworld.
+
+Budget on two quiet cores, two cells at a time, one thread each, for eight subjects and one seed (seconds of one core):
+
+    class images             8 x 64 pictures of 25 steps                       100
+    prior                    8 x (600 steps of 0.095 + 6 points of 3)          600
+    no prior                 8 x (600 steps of 0.067 + 6 points of 3)          470
+    wrong noun, no noun     16 x (300 steps of 0.067 + 5 points of 3)          560
+    frozen text encoder      8 x (600 steps of 0.090 + 2 points of 3)          480
+    textual inversion        8 x (1,500 steps of 0.050 + 2 points of 3)        650
+    limits                   2 x (600 steps of 0.095 + 1 point of 2)           120
+    publishing, start-ups   58 cells of about 10, 7 groups of about 30         800
+
+In all about 3,800 core seconds, or 35 minutes. A point is 32 pictures of 8 steps, 0.09 each with its encoding.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from world import CONTEXTS, NOUNS, Subject
+
+from booth.contract.jobs import ScoringOptions, TrainingOptions
+
+TOKEN = "sks"
+PRIOR, NO_PRIOR, FROZEN_TEXT = "prior", "no prior", "frozen text encoder"
+CORRECT_NOUN, WRONG_NOUN, NO_NOUN = NO_PRIOR, "wrong noun", "no noun"
+INVERSION, LIMITS = "textual inversion", "limits"
+SMALL_BUDGETS = (15, 30)
+NOUN_POINTS = [*SMALL_BUDGETS, 75, 150, 300]
+STEPS, NOUN_STEPS, INVERSION_STEPS = 600, 300, 1_500
+IMAGES_PER_CONTEXT, CLASS_IMAGES_SCORED = 2, 16
+SAMPLER_STEPS = 8
+TRAINING_SCENE = 2  # of limit_templates
+TEMPLATES = [f"a photo of {{0}} {{1}} {phrase}" for phrase in CONTEXTS.values()]
+WITHOUT_PRIOR = {"prior_loss_weight": 0.0, "num_class_images": 0}
+
+
+Noun = Literal["correct", "wrong", "none"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm's cells are trained with and when their weights are scored; step 0 is the frozen base."""
+
+    name: str
+    points: list[int]
+    dials: dict[str, Any] = field(default_factory=dict)
+    noun: Noun = "correct"
+
+    def class_noun(self, subject: Subject) -> str:
+        """The noun that the photos are called. A wrong one is the same for a subject in every run."""
+        return wrong_noun(subject.noun) if self.noun == "wrong" else subject.noun
+
+    def phrase(self, subject: Subject) -> str:
+        """How prompts name the subject."""
+        return TOKEN if self.noun == "none" else f"{TOKEN} {self.class_noun(subject)}"
+
+    def options(self, subject: Subject) -> TrainingOptions:
+        """Prompts and scoring: equal contexts, seeds and sampler in every arm; the noun of PRES is the true one."""
+        phrase = self.phrase(subject)
+        scoring = ScoringOptions(
+            steps=self.points,
+            prompts=self.prompts(subject),
+            num_images=IMAGES_PER_CONTEXT,
+            num_class_images=CLASS_IMAGES_SCORED,
+            num_inference_steps=SAMPLER_STEPS,
+            phrase=phrase,
+            noun=subject.noun,
+            unseen=[CONTEXTS[context] for context in subject.held_out_contexts],
+        )
+        own_prompts = self.name == INVERSION  # its recipe has templates
+        return TrainingOptions(instance_prompt=None if own_prompts else f"a photo of {phrase}", scoring=scoring)
+
+    def prompts(self, subject: Subject) -> list[str]:
+        """The templates that are drawn."""
+        return limit_templates(subject) if self.name == LIMITS else TEMPLATES
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm(PRIOR, [0, 75, 150, 300, STEPS], {"steps": STEPS}),
+        Arm(NO_PRIOR, [0, *NOUN_POINTS, STEPS], {"steps": STEPS, **WITHOUT_PRIOR}),
+        Arm(WRONG_NOUN, NOUN_POINTS, {"steps": NOUN_STEPS, **WITHOUT_PRIOR}, noun="wrong"),
+        Arm(NO_NOUN, NOUN_POINTS, {"steps": NOUN_STEPS, **WITHOUT_PRIOR}, noun="none"),
+        Arm(FROZEN_TEXT, [300, STEPS], {"steps": STEPS, "train_text_encoder": False}),
+        Arm(INVERSION, [INVERSION_STEPS], {"steps": INVERSION_STEPS, "method": "textual_inversion"}, noun="none"),
+        Arm(LIMITS, [STEPS], {"steps": STEPS, **WITHOUT_PRIOR}),
+    )
+}
+ARMS_OF_CLAIMS = {
+    "prior": (PRIOR, NO_PRIOR),
+    "prior-equal-fidelity": (PRIOR, NO_PRIOR),
+    "noun": (CORRECT_NOUN, WRONG_NOUN, NO_NOUN),
+    "inversion": (PRIOR, INVERSION),
+    "text-encoder": (PRIOR, FROZEN_TEXT),
+    "limits": (LIMITS,),
+}
+
+
+def wrong_noun(noun: str) -> str:
+    """Another noun of the world, never one of a like shape: animals, dishes and the rest are far apart in NOUNS."""
+    return NOUNS[(NOUNS.index(noun) + 3) % len(NOUNS)]
+
+
+def limit_templates(subject: Subject) -> list[str]:
+    """The limits that the paper names, a prompt each: a place that the base has no word for; one where no photo was
+    taken, whose colours may enter the subject or which the photos' places may enter; and a photo's own scene."""
+    seen, unseen = CONTEXTS[subject.contexts[0]], CONTEXTS[subject.held_out_contexts[0]]
+    return [f"a photo of {{0}} {{1}} {place}" for place in ("in the kitchen", unseen, seen)]
