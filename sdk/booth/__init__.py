@@ -31,6 +31,7 @@ from booth.errors import (
 )
 from booth.evaluations import Evaluation
 from booth.generations import BulkPicture, Generation
+from booth.groups import Cell, Group
 from booth.jobs import Job
 from booth.lora import Lora
 from booth.models import Model
@@ -48,6 +49,7 @@ __all__ = [
     "BoothWarning",
     "BulkPicture",
     "BusyError",
+    "Cell",
     "Client",
     "ConfigError",
     "ConflictError",
@@ -58,6 +60,7 @@ __all__ = [
     "FormatError",
     "GeneratedImage",
     "Generation",
+    "Group",
     "ImageValidationError",
     "Job",
     "JobCancelledError",

@@ -19,10 +19,12 @@ from booth import (
     cli_evaluate,
     cli_generate,
     cli_generations,
+    cli_groups,
     cli_models,
     cli_operator,
     cli_samples,
     cli_scores,
+    cli_sweep,
     job_file,
 )
 from booth import cli_output as out
@@ -145,7 +147,8 @@ def list_jobs(
     if as_json:
         out.show_json([job.record.model_dump(mode="json") for job in jobs])
     elif jobs:
-        out.show_table(("ID", "STATUS", "STEP", "CLASS", "CREATED", "NAME"), [out.job_row(job) for job in jobs])
+        header = ("ID", "STATUS", "STEP", "CLASS", "CREATED", "GROUP", "NAME")
+        out.show_table(header, [out.job_row(job) for job in jobs])
     else:
         out.say("no jobs; `boothctl submit` makes one")
 
@@ -206,6 +209,8 @@ app.add_typer(cli_generations.app)
 app.add_typer(cli_generations.generations_app, name="generations")
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_evaluate.evaluations_app, name="evaluations")
+app.add_typer(cli_sweep.app)
+app.add_typer(cli_groups.groups_app, name="groups")
 app.add_typer(cli_operator.app)
 
 

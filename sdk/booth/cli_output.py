@@ -89,7 +89,8 @@ def job_row(job: Job) -> list[str]:
     """A job as a line of `boothctl ls`."""
     progress = job.progress
     done = f"{progress.step}/{progress.total_steps}" if progress.total_steps else "-"
-    return [job.id, job.status.value, done, job.params.class_noun, f"{job.created_at:%Y-%m-%d %H:%M}", job.name]
+    group = job.record.group_id or "-"
+    return [job.id, job.status.value, done, job.params.class_noun, f"{job.created_at:%Y-%m-%d %H:%M}", group, job.name]
 
 
 def job_text(job: Job, samples: str | None = None) -> str:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 
-from booth import config, pictures
+from booth import benchmark, config, pictures, sweep
 from booth.contract.base import Record
 from booth.contract.drawing import PromptEdit, SchedulerName
-from booth.contract.jobs import JobRecord, JobSpec, Method, PreparedJob, TrainingOptions
+from booth.contract.jobs import JobRecord, JobSpec, Method, PreparedJob, ScoringOptions, TrainingOptions
 from booth.contract.problems import FieldProblem
 from booth.drawing import OnStep
 from booth.encoders import Encoders
 from booth.errors import APIError, BoothWarning, ImageValidationError, ValidationError
 from booth.evaluations import Evaluations
 from booth.generations import Generation, Generations, begin
+from booth.groups import Group, Groups
 from booth.jobs import Job, Jobs
 from booth.models import BaseModels, Models
 from booth.pictures import GeneratedImage
@@ -50,6 +52,7 @@ class Client:
         self.encoders = Encoders(self._transport)
         self.generations = Generations(self._transport)
         self.evaluations = Evaluations(self._transport)
+        self.groups = Groups(self._transport)
 
     def __enter__(self) -> Client:
         return self
@@ -206,6 +209,94 @@ class Client:
         }
         path = f"/v1/base-models/{quote(name, safe='')}/generations"
         return begin(self._transport, path, prompts, settings, idempotency_key)
+
+    def sweep(
+        self,
+        subjects: Subject | Mapping[str, Subject],
+        arms: sweep.Arms | None = None,
+        *,
+        vary: Mapping[str, Sequence[Any]] | None = None,
+        dials: Mapping[str, Any] | None = None,
+        scoring: ScoringOptions | None = None,
+        seeds: Sequence[int] = (0,),
+        baseline: str | None = None,
+        name: str | None = None,
+        cells_at_once: int | None = None,
+        idempotency_key: str | None = None,
+        on_upload: OnUpload | None = None,
+    ) -> Group:
+        """A group of jobs: every subject in every arm with every seed, run by one job on the cluster, a cell on each
+        device, and compared in one report.
+
+        `subjects`: one `booth.Subject`, or several by name.
+        `arms`: settings by name, each the dials of `personalize` (and options) that it changes, "num_photos" and
+        "class_noun" among them; or a function of a subject's name that returns them.
+        `vary`: values by dial; every combination of them is an arm, such as "learning_rate=1e-06, steps=400".
+        `dials`: what all cells have in common. What is left out takes the base model's recipe.
+        `scoring`: whose weights are scored, and how; all cells draw from the same seeds.
+        `baseline`: the arm that the others are compared with, pair by pair over subjects and seeds; None: the first.
+        `cells_at_once`: at most so many side by side; None: one on each device.
+        The same call with the same photos takes up the group that it made before; an `idempotency_key` of your own
+        makes another.
+
+        Raises ImageValidationError or ValidationError, which name all that is wrong, before anything is sent.
+        """
+        asked = sweep.plan(
+            "sweep",
+            subjects,
+            arms,
+            vary=vary,
+            dials=dials,
+            scoring=scoring,
+            seeds=seeds,
+            baseline=baseline,
+            name=name,
+            cells_at_once=cells_at_once,
+        )
+        return self.groups.submit(asked, idempotency_key, on_upload)
+
+    def benchmark(
+        self,
+        folder: str | Path,
+        subjects: Sequence[str] | None = None,
+        methods: Sequence[Method] = ("dreambooth",),
+        *,
+        base_model: str | None = None,
+        token: str | None = None,
+        prompt_set: str | None = None,
+        num_prompts: int | None = None,
+        num_images: int = 4,
+        dials: Mapping[str, Any] | None = None,
+        scoring: ScoringOptions | None = None,
+        seeds: Sequence[int] = (0,),
+        name: str | None = None,
+        cells_at_once: int | None = None,
+        idempotency_key: str | None = None,
+        on_upload: OnUpload | None = None,
+    ) -> Group:
+        """The paper's evaluation on a folder in the layout of google/dreambooth: a job for each subject and method,
+        scored at its end and at step 0, the frozen base, with the folder's own 25 prompts and `num_images` of each.
+
+        `subjects`: some of the folder's, by name. `prompt_set` names other prompts; a base model whose recipe has a set
+        of its own (tinyworld) is asked for that one. `num_prompts`: only the first so many. `scoring`: all else of it.
+        The rest is as in `sweep`, and so is what is raised.
+        """
+        asked = benchmark.plan(
+            folder,
+            self.base_models.named(base_model),
+            subjects,
+            methods,
+            token=token,
+            prompt_set=prompt_set,
+            num_prompts=num_prompts,
+            num_images=num_images,
+            dials=dials,
+            scoring=scoring,
+            seeds=seeds,
+            name=name,
+            cells_at_once=cells_at_once,
+        )
+        return self.groups.submit(asked, idempotency_key, on_upload)
 
     def _checked(self, asked: Draft) -> JobSpec:
         """The job to ask for; or one exception that names every bad photo and every bad dial."""

@@ -27,8 +27,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises ValidationError naming every key that is unknown, twice there or of the wrong kind. Values beyond their
     limits and bad photos are found by `personalize`.
     """
-    file = _File(path)
-    values = file.mapping(_parsed(path), "", KEYS)
+    file = JobFile(path)
+    values = file.mapping(parsed(path), "", KEYS)
     file.check_kinds(values, JobSpec, "")
     if "images" in values:
         values["images"] = list(file.photos(values["images"], "images"))
@@ -45,8 +45,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @dataclass
-class _File:
-    """What is being read, and what was found wrong with it."""
+class JobFile:
+    """A file that is being read, and what was found wrong with it."""
 
     path: Path
     problems: list[FieldProblem] = field(default_factory=list)
@@ -119,7 +119,7 @@ class _File:
         return str(self.path.parent / Path(path).expanduser())
 
 
-def _parsed(path: Path) -> object:
+def parsed(path: Path) -> object:
     """What the file says. Raises ValidationError where it is neither YAML nor JSON, or says something twice."""
     import yaml  # only those who use a file wait for it
 

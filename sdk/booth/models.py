@@ -261,6 +261,16 @@ class BaseModels:
         """All base models, with the default dials of their recipes."""
         return self._transport.get("/v1/base-models", BaseModelPage).base_models
 
+    def named(self, name: str | None) -> BaseModelRecord:
+        """The base model of this name, or the default one. Raises NotFoundError, naming those that are there."""
+        if name is None:
+            return self.default()
+        known = {record.name: record for record in self.list()}
+        if name not in known:
+            title, remedy = f"There is no base model {name!r}", f"Use one of: {', '.join(known) or 'none yet'}."
+            raise NotFoundError(Problem(code="not_found", title=title, remedy=remedy, status=404))
+        return known[name]
+
     def default(self) -> BaseModelRecord:
         """The base model of a job that names none. Raises NotFoundError where the service has none yet."""
         for record in self.list():

@@ -20,7 +20,7 @@ from booth_service.actor_pool import uses_gpu
 from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse
 from booth_service.class_images import ClassDesk, prepare_class_images
-from booth_service.errors import DoesNotFit, MissingExtra
+from booth_service.errors import CheckpointMismatch, DoesNotFit, MissingExtra
 from booth_service.job_files import store_job_report
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
@@ -100,12 +100,23 @@ def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
 
 
 def chosen_files(worker: WorkerConfig, scoring: ScoreDesk, run_name: str, hands: Hands) -> list[StoredFile]:
-    """The files of the best step by its scores: the run is made without publishing, then one of its checkpoints is."""
+    """The files of the best step by its scores: the run is made without publishing, then one of its checkpoints is.
+
+    What was chosen already, by an earlier attempt or beside the gang, stays.
+    """
     brief, store = worker.brief, worker.store
-    if checkpoint_key(brief, store, brief.params.steps) is None:
+    if brief.selected_step is None and checkpoint_key(brief, store, brief.params.steps) is None:
         hands.fit(replace(worker, export=None), run_name)
-    step = choose_step(scoring, score_run(scoring))
+        brief = scoring.line.brief()  # with what was found beside the gang
+    step = brief.selected_step
+    if step is None:
+        now = replace(scoring, work=replace(scoring.work, brief=brief))
+        step = choose_step(now, score_run(now))
     key = checkpoint_key(brief, store, step)
+    if key is None:
+        raise CheckpointMismatch(
+            f"step {step} was chosen, and its checkpoint is not there any more; start the job anew"
+        )
     return hands.fit(replace(worker, restore_key=key), f"{run_name}-publish")
 
 

@@ -46,7 +46,7 @@ def test_the_job_is_scored_and_publishes_a_step_of_its_choice(job: booth.Job) ->
     assert states == [
         JobState.QUEUED, JobState.PREPARING, JobState.TRAINING, JobState.EVALUATING, JobState.SUCCEEDED
     ]  # fmt: skip
-    assert job.warnings == []
+    assert not [warning for warning in job.warnings if "not scored" in warning]
     scores = job.scores()
     assert [score.step for score in scores] == [0, EARLY, STEPS]
     for score in scores:

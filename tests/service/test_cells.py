@@ -1,4 +1,4 @@
-"""The walk over a group's cells against the real control plane: in this process, on tiny models, to its report."""
+"""The walk over a group's cells against the real control plane: in this process, on tiny models, to the report."""
 
 import json
 import threading

@@ -49,7 +49,7 @@ def post_done(job_id: str, number: int, finished: Finished, plane: Here) -> dict
         run, _ = lifecycle.locked_attempt(session, job_id, number, finished.fence)
     if isinstance(run, Generation):
         generations.check_manifest(plane, run, finished.manifest_key, finished.manifest_sha256)
-    if isinstance(run, Evaluation):
+    if isinstance(run, Evaluation | Group):
         evaluations.check_report(plane, finished.manifest_key, finished.manifest_sha256)
     with plane.database.write() as session:
         manifest = (finished.manifest_key, finished.manifest_sha256)

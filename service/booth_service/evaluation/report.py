@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from booth.contract.evaluation import Report, ReportRow
+from booth.contract.evaluation import Report, ReportRow, ReportTable
 from booth.contract.jobs import PromptCase
 from booth.contract.scores import Score, ScoredPicture
 from booth_service.evaluation.page_style import STYLE
@@ -36,6 +36,7 @@ def report_html(report: Report, pictures: Mapping[str, bytes], more: Mapping[str
             f'<figure class="wide"><img alt="{escape(name)}" src="{_inline(body)}"></figure>'
             for name, body in (more or {}).items()
         ),
+        *(_further(table) for table in report.tables),
         *(_subject(report, each, pictures, is_open=len(subjects) <= OPEN_SUBJECTS) for each in subjects),
         _words("Definitions", {NAMES.get(name, name): text for name, text in report.definitions.items()}),
         _words("Settings", report.settings),
@@ -63,6 +64,21 @@ def _table(rows: Sequence[ReportRow]) -> str:
         '<p class="sub">Below each figure: the ceiling (the photos among themselves) and the floor (the frozen base). '
         "Brackets hold 95 % intervals over subjects.</p>"
     )
+
+
+def _further(table: ReportTable) -> str:
+    """A table that the report brings ready made."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    body = "".join(f"<tr>{''.join(_text_cell(n, text) for n, text in enumerate(row))}</tr>" for row in table.rows)
+    note = f'<p class="sub">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>{note}"
+    )
+
+
+def _text_cell(place: int, text: str) -> str:
+    return f"<th>{escape(text)}</th>" if place == 0 else f"<td>{escape(text)}</td>"
 
 
 def _row(line: Line, figures: Sequence[str], with_step: bool) -> str:

@@ -82,7 +82,7 @@ class Walk:
 
     def done(self) -> httpx2.Response:
         prefix = keys.run("group", self.user.tenant_id, self.id)
-        key, body = keys.report_file(prefix, self.number, "report.json"), b"{}"
+        key, body = keys.report_file(prefix, self.number, "report.json"), b'{"title": "t", "rows": []}'
         self.plane.store.put(key, body)
         self.plane.store.put(keys.report_file(prefix, self.number, "sheet.png"), b"png")
         return self.call("POST", "/done", manifest_key=key, manifest_sha256=hashlib.sha256(body).hexdigest())
@@ -136,7 +136,7 @@ def test_the_whole_life_of_a_group(plane, user, cluster):
     assert (record["status"], record["done"], record["states"]) == ("succeeded", 4, {"succeeded": 3, "failed": 1})
     assert record["status_detail"].startswith("3 of 4 cells succeeded. The others, 1 times: The loss stopped")
     files = user.http.get(f"/v1/groups/{walk.id}/report").json()["files"]
-    assert [(file["name"], file["bytes"]) for file in files] == [("report.json", 2), ("sheet.png", 3)]
+    assert [(file["name"], file["bytes"]) for file in files] == [("report.json", 26), ("sheet.png", 3)]
     assert httpx2.get(files[1]["url"], trust_env=False).content == b"png"
     assert [cell["status"] for cell in walk.cells()] == ["succeeded", "failed", "succeeded", "succeeded"]
     assert walk.cells()[1]["error"]["reason"] == "not_finite"
