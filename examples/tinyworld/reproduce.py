@@ -97,12 +97,13 @@ def written_pictures(
     }
     links: dict[str, list[str]] = {}
     for claim in claims:
-        pictures = {f"{claim}-curves.png": curves(rows, ARMS_OF_CLAIMS[claim])}
+        links[claim] = []
+        if chart := curves(rows, ARMS_OF_CLAIMS[claim]):
+            (folder / f"{claim}-curves.png").write_bytes(chart)
+            links[claim].append(f"reproduced/{claim}-curves.png")
         if sheet := rows_for(claim, client, subject, models):
-            pictures[f"{claim}.png"] = contact_sheet(sheet, CELL_PX)
-        for name, picture in pictures.items():
-            picture.save(folder / name)
-        links[claim] = [f"reproduced/{name}" for name in pictures]
+            contact_sheet(sheet, CELL_PX).save(folder / f"{claim}.png")
+            links[claim].append(f"reproduced/{claim}.png")
     return links
 
 
