@@ -63,6 +63,7 @@ class Case:
     class_images: int = 3
     resume: str | None = None
     stop_at: int | None = None
+    enough_at: int | None = None
     subjects: int = 1
     masks: bool = False
     wide: bool = False
@@ -151,6 +152,9 @@ class FolderDesk:
 
     def wants_stop(self) -> bool:
         return self.case.stop_at is not None and len(self.progress) >= self.case.stop_at
+
+    def has_enough(self) -> bool:
+        return self.case.enough_at is not None and len(self.progress) >= self.case.enough_at
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.case.resume is None:

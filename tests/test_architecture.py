@@ -148,6 +148,13 @@ def test_the_mathematics_runs_in_a_notebook(folder: str) -> None:
     assert not found
 
 
+@pytest.mark.parametrize("name", ["metrics.py", "intervals.py"])
+def test_the_metrics_are_pure(name: str) -> None:
+    found = set(imports(SERVICE / "evaluation" / name))
+    assert {each for each in found if top(each) in ("booth", "booth_service")} == {"booth_service.errors.ScoreError"}
+    assert not {top(each) for each in found} & (NO_RAY_NO_S3 | {"PIL", "transformers", "pathlib", "os"})
+
+
 def test_the_environment_is_read_in_two_files() -> None:
     """`local` builds the environments of its children from its own."""
     allowed = {SERVICE / "settings.py", CLIENT / "config.py", *of_service("local")}

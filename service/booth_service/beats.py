@@ -8,7 +8,7 @@ from typing import ClassVar
 import httpx2
 from pydantic import SecretStr
 
-from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Published, SampleStrip
+from booth.contract.attempts import Beat, BeatReply, Brief, ClassSetLease, Failed, Found, Published, SampleStrip
 from booth.contract.bulk import Finished, GenerationBrief
 from booth.contract.evaluation import EvaluationBrief
 from booth.contract.groups import CellPage, ClaimedCell, GroupBrief
@@ -50,6 +50,10 @@ class Line:
     def release_class_set(self, address: str) -> None:
         """Give the lease back."""
         self._call("DELETE", f"/class-sets/{address}")
+
+    def found(self, found: Found) -> None:
+        """Say what checkpoints came to, beside whoever beats for the attempt."""
+        self._call("POST", "/found", found.model_dump_json())
 
     def published(self, published: Published) -> None:
         """Ask for the model to be made visible. Raises BadWeights where it fails verification."""
@@ -160,7 +164,7 @@ class Pulse:
 
     def check(self) -> None:
         """Raise AttemptEnded where the owner cancelled or a newer attempt took over."""
-        if self.desired is not Desired.RUN:
+        if self.desired is Desired.CANCEL:
             raise AttemptEnded(f"{self._line.job_id} was asked to stop")
 
     def _run(self) -> None:

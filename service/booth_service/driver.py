@@ -6,20 +6,22 @@ python -m booth_service.driver <job id> <attempt>
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import ray
 
 from booth.contract.attempts import Brief, Published, StoredFile
 from booth.contract.jobs import CLASS_IMAGES_PHASE, Progress
+from booth.contract.scores import StepScore
 from booth.contract.states import JobState
 from booth_service import adapter
 from booth_service.actor_pool import uses_gpu
 from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse
 from booth_service.class_images import ClassDesk, prepare_class_images
-from booth_service.errors import DoesNotFit, MissingExtra
+from booth_service.errors import CheckpointMismatch, DoesNotFit, MissingExtra
+from booth_service.job_files import store_job_report
 from booth_service.plan import Devices, Plan, plan, work_of
 from booth_service.plan_sizes import sizes_of_folder
 from booth_service.prior.ensure import Make
@@ -57,6 +59,7 @@ class Hands:
     score: Score
     read: adapter.Read
     uses_gpu: Callable[[float], bool]
+    report: Callable[[Brief, ObjectStore, Sequence[StepScore]], None] | None = None
 
 
 def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
@@ -84,7 +87,8 @@ def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
         pulse=RankPulse(line, brief.fence),
         export=Export(brief, store, config.scratch_dir, DTYPES[brief.params.export_dtype]),
     )
-    scoring = ScoreDesk(ScoreWork(brief, store, config.scratch_dir, layout.use_gpu), line, hands.score)
+    work = ScoreWork(brief, store, config.scratch_dir, layout.use_gpu)
+    scoring = ScoreDesk(work, line, hands.score, hands.report)
     run_name = f"{brief.job_id}-a{brief.attempt}"
     if brief.params.select_checkpoint == "fidelity":
         key, sha256 = publish_manifest(brief, chosen_files(worker, scoring, run_name, hands), store)
@@ -96,12 +100,23 @@ def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
 
 
 def chosen_files(worker: WorkerConfig, scoring: ScoreDesk, run_name: str, hands: Hands) -> list[StoredFile]:
-    """The files of the best step by its scores: the run is made without publishing, then one of its checkpoints is."""
+    """The files of the best step by its scores: the run is made without publishing, then one of its checkpoints is.
+
+    What was chosen already, by an earlier attempt or beside the gang, stays.
+    """
     brief, store = worker.brief, worker.store
-    if checkpoint_key(brief, store, brief.params.steps) is None:
+    if brief.selected_step is None and checkpoint_key(brief, store, brief.params.steps) is None:
         hands.fit(replace(worker, export=None), run_name)
-    step = choose_step(scoring, score_run(scoring))
+        brief = scoring.line.brief()  # with what was found beside the gang
+    step = brief.selected_step
+    if step is None:
+        now = replace(scoring, work=replace(scoring.work, brief=brief))
+        step = choose_step(now, score_run(now))
     key = checkpoint_key(brief, store, step)
+    if key is None:
+        raise CheckpointMismatch(
+            f"step {step} was chosen, and its checkpoint is not there any more; start the job anew"
+        )
     return hands.fit(replace(worker, restore_key=key), f"{run_name}-publish")
 
 
@@ -157,7 +172,7 @@ def refuse_eight_bit(layout: Plan) -> None:
         raise MissingExtra('optimizer "adamw_8bit" needs bitsandbytes on the cluster; install it, or use "adamw"')
 
 
-ON_CLUSTER = Hands(lay_out, by_actor_pool, fit, score_by_pool, adapter.on_a_device, uses_gpu)
+ON_CLUSTER = Hands(lay_out, by_actor_pool, fit, score_by_pool, adapter.on_a_device, uses_gpu, store_job_report)
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1], int(sys.argv[2])))

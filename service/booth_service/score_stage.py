@@ -5,9 +5,11 @@ Nothing in here costs a job its model: what cannot be scored is a warning.
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from booth.contract.attempts import Brief
+from booth.contract.evaluation import REPORT_PHASE
 from booth.contract.jobs import Progress
 from booth.contract.scores import StepScore
 from booth.contract.states import JobState
@@ -16,17 +18,20 @@ from booth_service.errors import AttemptEnded, ServiceError
 from booth_service.evaluation.choice import select_step
 from booth_service.scorer import ScoreTask, ScoreWork
 from booth_service.scores import Score, pictures_of, tasks_of
+from booth_service.storage.s3 import ObjectStore
 
 SCORING_PHASE = "scoring"
 
 
 @dataclass(frozen=True)
 class ScoreDesk:
-    """What scoring needs of an attempt. `score` does it: here, or on a cluster by an actor pool."""
+    """What scoring needs of an attempt. `score` does it: here, or on a cluster by an actor pool. `report` stores a
+    report on all scores; None where another one tells of them (a group's)."""
 
     work: ScoreWork
     line: Line
     score: Score
+    report: Callable[[Brief, ObjectStore, Sequence[StepScore]], None] | None = None
 
 
 def score_run(desk: ScoreDesk) -> list[StepScore]:
@@ -41,15 +46,18 @@ def score_run(desk: ScoreDesk) -> list[StepScore]:
     with Pulse(desk.line, brief.fence, JobState.EVALUATING, Progress(phase=SCORING_PHASE)) as pulse:
         tasks, missing = tasks_of(brief, desk.work.store)
         if tasks and brief.is_last_try:
-            steps = _listed([task.step for task in tasks])
-            _warn(pulse, f"steps {steps} were not scored: this was the job's last try, which scoring might have cost")
+            why = "this was the job's last try, which scoring might have cost"
+            _warn(pulse, f"{_not_scored([task.step for task in tasks])}: {why}")
             tasks = []
         if missing:
-            _warn(pulse, f"steps {_listed(missing)} were not scored: their checkpoints are not there")
+            _warn(pulse, f"{_not_scored(missing)}: no checkpoint is there")
         if tasks:
             for each in _Stage(desk, pulse, tasks).scores():
                 found[each.score.step] = each
-    return [found[step] for step in sorted(found)]
+        scored = [found[step] for step in sorted(found)]
+        if scored and desk.report is not None:
+            _report(desk.report, desk, scored, pulse)
+    return scored
 
 
 def choose_step(desk: ScoreDesk, scored: Sequence[StepScore]) -> int:
@@ -66,6 +74,19 @@ def choose_step(desk: ScoreDesk, scored: Sequence[StepScore]) -> int:
     return step
 
 
+def _report(
+    report: Callable[[Brief, ObjectStore, Sequence[StepScore]], None],
+    desk: ScoreDesk,
+    scored: Sequence[StepScore],
+    pulse: Pulse,
+) -> None:
+    pulse.say(Progress(phase=REPORT_PHASE))
+    try:
+        report(desk.work.brief, desk.work.store, scored)
+    except (ServiceError, OSError, ValueError) as error:
+        _warn(pulse, f"there is no report on the scores: {error}")
+
+
 class _Stage:
     """Tasks on their way to scores, and what is told of them."""
 
@@ -79,7 +100,7 @@ class _Stage:
         """Every score that could be made."""
         steps = [task.step for task in self._tasks]
         self._say(
-            f"scoring steps {_listed(steps)}: {self._total} pictures of "
+            f"scoring {_listed(steps)}: {self._total} pictures of "
             f"{self._desk.work.scoring.num_inference_steps} denoising steps, beside what training takes"
         )
         found, problems = [], defaultdict(list)
@@ -100,7 +121,7 @@ class _Stage:
         except ServiceError as error:
             problems[str(error)] += sorted(left)
         for problem, at in problems.items():
-            _warn(self._pulse, f"steps {_listed(sorted(at))} were not scored: {problem}")
+            _warn(self._pulse, f"{_not_scored(sorted(at))}: {problem}")
         return found
 
     def _on_pictures(self, count: int) -> None:
@@ -131,8 +152,12 @@ def _warn(pulse: Pulse, warning: str) -> None:
     pulse.say(Progress(phase=SCORING_PHASE), warning=warning)
 
 
+def _not_scored(steps: Sequence[int]) -> str:
+    return f"{_listed(steps)} {'was' if len(steps) == 1 else 'were'} not scored"
+
+
 def _listed(steps: Sequence[int]) -> str:
-    return ", ".join(map(str, steps))
+    return f"{'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))}"
 
 
 def _minutes(seconds: float) -> str:

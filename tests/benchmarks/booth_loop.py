@@ -36,6 +36,9 @@ class TurnDesk:
         self.turn.step_done()
         return False
 
+    def has_enough(self) -> bool:
+        return False
+
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         self.turn.begin()
         return 0

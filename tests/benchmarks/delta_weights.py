@@ -91,6 +91,9 @@ class KeepingDesk:
     def wants_stop(self) -> bool:
         return False
 
+    def has_enough(self) -> bool:
+        return False
+
     def encoded(self, cache: Cache) -> None:
         pass
 

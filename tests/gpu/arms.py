@@ -108,6 +108,9 @@ class ClockDesk:
         self.clock.step_done()
         return False
 
+    def has_enough(self) -> bool:
+        return False
+
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         return 0
 

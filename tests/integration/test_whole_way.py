@@ -1,5 +1,6 @@
 """Photos in at one end, personalised pictures out at the other, on all the real parts."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from diffusers import StableDiffusionPipeline
 from one_machine import OneMachine
 from safetensors.torch import load_file
+from tiny_suite import write_tiny_suite
 
 import booth
 from booth.contract.states import JobState
@@ -93,6 +95,33 @@ def test_many_pictures_by_a_job_are_those_of_the_endpoint_and_come_home_whole(
     generation.delete()
     with pytest.raises(booth.NotFoundError):
         generation.refresh()
+
+
+def test_a_model_is_scored_beside_its_base_and_told_of_in_a_report(
+    stack: OneMachine, job: booth.Job, model: booth.Model, tmp_path: Path
+) -> None:
+    stack.register_encoders("tiny", str(write_tiny_suite(tmp_path / "suite")))
+    prompts = ["a photo of a {subject} in the jungle", "a photo of a {subject} on the beach"]
+    evaluation = model.evaluate(
+        prompts=prompts, suite="tiny", num_images=2, num_class_images=2, seed=3, num_inference_steps=4
+    )
+    assert (evaluation.status, evaluation.total) == (booth.RunState.QUEUED, 2 * (4 + 2))
+    evaluation.wait(timeout_s=400)
+    assert evaluation.done == evaluation.total
+    report = job.report()
+    ours, base = report.table()
+    assert (ours["arm"], base["arm"], ours["step"], base["step"]) == (model.name, "frozen base", STEPS, 0)
+    assert None not in (ours["dino"], ours["clip_i"], ours["clip_t"], ours["pres"], ours["div"], ours["ceiling"])
+    assert (ours["floor"], ours["dino"] != base["dino"]) == (base["dino"], True)
+
+    # The model's pictures are those of the endpoint: four at a time, as the evaluation's blocks are.
+    drawn = model.generate("a photo of a sks teapot in the jungle", num_images=4, seed=3, num_inference_steps=4)
+    digests = [hashlib.sha256(each.png).hexdigest() for each in drawn[:2]]
+    assert [each.sha256 for each in report.data.rows[0].score.pictures[:2]] == digests
+    folder = report.save(tmp_path / "report")
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.html", "sheet.png"}
+    assert report.sheet.width > 200
+    assert "data:image/webp;base64," in report.html
 
 
 def test_the_downloaded_folder_is_plain_diffusers(model: booth.Model, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from scripted_service import MODEL, ScriptedService
 from tiny_base import write_tiny_base
 
-import booth
 from booth import Client, FormatError, Lora, Model, TransferError, ValidationError, lora
 from booth.contract.digests import part_ranges, sha256_of_parts
 from booth.contract.ip_adapter import EMBEDS_PATH
@@ -91,7 +90,7 @@ def test_links_that_run_out_on_the_way_are_asked_for_anew(
     assert (folder / UNET).read_bytes() == (tuned / UNET).read_bytes()
 
 
-@pytest.mark.parametrize("format", booth.downloads.FORMATS)
+@pytest.mark.parametrize("format", ["diffusers", "original", "lora"])
 def test_a_flipped_byte_in_a_part_is_refused_by_name_in_every_format(
     model: Model, service: ScriptedService, tuned: Path, tmp_path: Path, format: str
 ) -> None:
@@ -136,7 +135,7 @@ def test_a_lora_is_one_file_and_says_what_it_keeps(
         (
             "dog",
             ["safetensors"],
-            "format = safetensors: There is no such format. Choose one of diffusers, original, lora",
+            "format = safetensors: There is no such format. Choose one of diffusers, original, lora, embedding",
         ),
         ("dog", ["diffusers", 8], "rank = 8: The format 'diffusers' has no rank"),
         ("dog.safetensors", ["original", 8], "rank = 8: The format 'original' has no rank"),
@@ -170,6 +169,24 @@ def test_an_existing_file_or_folder_is_left_alone(model: Model, tmp_path: Path, 
             model.download(tmp_path / name, format)
     assert (tmp_path / "dog.safetensors").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_was_learned_beside_the_folder_is_one_small_file(
+    model: Model, service: ScriptedService, tuned: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FormatError, match="The model is no textual inversion, so it has no embedding"):
+        model.download(tmp_path / "sks.safetensors", "embedding")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "learned_embeds.safetensors").write_bytes(b"an embedding")
+    listed = listing(service, tuned).model_copy(update={"artefacts": listing(service, tmp_path / "beside").files})
+    service.on("GET", "/v1/models/mdl_1/files", listed)
+    path = model.download(tmp_path / "new" / "sks.safetensors", "embedding")
+    assert [each.read_bytes() for each in path.parent.iterdir()] == [b"an embedding"]
+    with pytest.raises(FormatError, match="A textual inversion changes no layer that a LoRA has"):
+        model.download(tmp_path / "lora.safetensors", "lora")
+    service.on("GET", "/s3/beside/learned_embeds.safetensors", b"an embeddinG")
+    with pytest.raises(TransferError, match=r"learned_embeds.safetensors arrived with other bytes"):
+        model.download(tmp_path / "again.safetensors", "embedding")
 
 
 def test_a_model_like_its_base_has_no_lora(model: Model, service: ScriptedService, base: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from booth.contract.attempts import SampleStrip, StoredFile
 from booth.contract.jobs import Progress
+from booth.contract.scores import Score, StepScore
 from booth.contract.states import Desired, JobState
 from booth_service import beats
 from booth_service.beats import Line, Pulse
@@ -146,6 +147,23 @@ def test_a_backlog_of_strips_goes_in_beats_that_the_api_reads(
     carried = [strips_of(beat) for beat in control_plane.beats]
     assert [step for steps in carried for step in steps] == [0, 1, 2, 3, 4]
     assert max(map(len, carried)) == 2
+
+
+def score(step: int, memorised: int) -> StepScore:
+    return StepScore(score=Score(step=step, suite="tiny", memorised=[7] * memorised), key="k", sha256="0" * 64)
+
+
+def test_scores_go_in_beats_that_the_api_reads_and_are_brought_once(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beats, "MAX_SCORE_BYTES_PER_BEAT", 2_000)
+    scores = [score(100, 0), score(200, 0), score(300, 5_000), score(400, 0)]
+    with pulse(control_plane) as line:
+        line.say(Progress(phase="scoring"), scores=scores, selected_step=300)
+    carried = [[each["score"]["step"] for each in beat["scores"]] for beat in control_plane.beats]
+    assert [steps for steps in carried if steps] == [[100, 200], [300], [400]]
+    assert control_plane.beats[-1]["selected_step"] == 300
+    assert control_plane.beats[0]["scores"][0] == scores[0].model_dump(mode="json")
 
 
 @pytest.mark.parametrize(("status", "desired"), [(200, "cancel"), (409, "run")])

@@ -103,6 +103,19 @@ def test_options_change_what_fits() -> None:
     )
 
 
+def test_one_tokens_embedding_has_no_states_but_all_activations() -> None:
+    """Frozen parts are held in half precision by any engine; rows cost what training all costs at the most."""
+    for ranks, devices in ((1, Devices(4, 1, 80 * GB)), (4, Devices(4, 4, 80 * GB))):
+        whole, row = plan(devices, work(4, False)), plan(devices, work(4, False, inverts_token=True))
+        assert (row.ranks, row.micro_batch_size) == (ranks, 4 // ranks)
+        assert row.activation_bytes == whole.activation_bytes
+        assert row.state_bytes < 100_000 < whole.state_bytes
+        half = 2 * (SD15.unet_parameters + SD15.text_encoder_parameters[0])
+        assert row.frozen_bytes == half + 4 * SD15.vae_parameters
+    exact = plan(Devices(4, 1, 80 * GB), work(4, False, inverts_token=True, precision="fp32"))
+    assert exact.frozen_bytes > row.frozen_bytes + half - 4
+
+
 def test_a_plan_is_frozen_and_travels() -> None:
     chosen = plan(Devices(8, 2, 24 * GB), work())
     assert pickle.loads(pickle.dumps(chosen)) == chosen

@@ -84,6 +84,21 @@ def test_arguments_that_mean_nothing_are_2(arguments: list[str]) -> None:
     assert left.value.code == 2
 
 
+def test_a_textual_inversion_fits_where_dreambooth_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    devices = ["--base-model", "sdxl", "--gpu-memory", "24"]
+    assert plan_report.main([*devices, "--method", "textual_inversion"]) == 0
+    said = capsys.readouterr().out
+    assert "sdxl: one token's embedding trained (2048 numbers), 3,469 M frozen" in said
+    assert "3000 steps, batch 4, 1024 px, no prior" in said
+    assert "optimizer in" not in said
+    assert "states 0.0" in said
+    assert plan_report.main([*devices, "--method", "dreambooth"]) == 0
+    assert "optimizer in" in capsys.readouterr().out
+    small = ["--base-model", "sdxl", "--gpu-memory", "8", "--method", "textual_inversion"]
+    assert plan_report.main(small) == plan_report.REFUSED
+    assert "the embedding of one token, trained through all other parts, at 1024 px" in capsys.readouterr().err
+
+
 def test_the_table_has_a_line_for_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan_report.main(["--table"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -112,10 +127,11 @@ def test_a_folder_is_sized_from_its_headers(tmp_path: Path) -> None:
     write_part(tmp_path, "unet", unet, {"a.weight": [1000, 1000], "a.bias": [1000], "scalar": []})
     write_part(tmp_path, "vae", {"block_out_channels": [8, 8, 8, 8]}, {"w": [3, 3]})
     write_part(tmp_path, "text_encoder", {}, {"w": [10, 10]})
-    write_part(tmp_path, "text_encoder_2", {}, {"w": [20, 10]})
+    write_part(tmp_path, "text_encoder_2", {"hidden_size": 20}, {"w": [20, 10]})
     sizes = sizes_of_folder(tmp_path)
     assert (sizes.unet_parameters, sizes.text_encoder_parameters, sizes.vae_parameters) == (1_001_001, (100, 200), 9)
     assert (sizes.vae_scale_factor, sizes.resolution_px, sizes.latent_cells(256)) == (8, 256, 1024)
+    assert sizes.text_widths == (512, 20)
     assert sizes.scaled_from == "sd15"
     assert sizes.row_scale == pytest.approx(1920 / 3520)
     assert plan_report.main(["--base-model", str(tmp_path)]) == 0

@@ -127,6 +127,8 @@ class Brief(Record):
     suite_files: list[StoredFile] = []  # of the encoders that the job is scored with
     adapter_files: list[StoredFile] = []  # the base's IP-Adapter, for jobs of the method "ip_adapter" alone
     scores: list[StepScore] = []  # that earlier attempts have made: they stand
+    is_training: bool = False  # its gang is at work
+    selected_step: int | None = None  # whose weights to publish, where that was chosen already
     is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
 
@@ -147,6 +149,18 @@ class Beat(Record):
     samples: list[SampleStrip] = []
     scores: list[StepScore] = []
     selected_step: int | None = None
+
+
+class Found(Record):
+    """What was found of an attempt's checkpoints beside its gang; a repetition changes nothing.
+
+    With a `selected_step`, whose weights are the best and will stay it, its training ends; `note` says why.
+    """
+
+    fence: int
+    scores: list[StepScore] = []
+    selected_step: int | None = None
+    note: str | None = None
 
 
 class BeatReply(Record):

@@ -149,6 +149,9 @@ class TrainingOptions(Request):
     select_checkpoint: CheckpointChoice | None = None
     """last: the end of the run is published. fidelity: of the scored steps, the best trade-off of subject and prompt
     fidelity."""
+    select_patience: Annotated[int, Field(ge=0, le=limits.MAX_SCORE_STEPS)] | None = None
+    """With select_checkpoint fidelity, and devices free beside the training: it ends early when the trade-off has been
+    below its best for so many scored steps in a row. 3: one bad step may be noise; 0: never."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """AdamW's. 0.01: diffusers train_dreambooth.py --adam_weight_decay is 1e-2."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -275,6 +278,7 @@ class Params(Record):
     ip_adapter_scale: float = 0.6
     scoring: Scoring | None = None
     select_checkpoint: CheckpointChoice = "last"
+    select_patience: int = 0
     initializer_token: str | None = None
     caption_templates: list[str] = []
 

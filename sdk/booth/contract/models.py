@@ -220,6 +220,7 @@ class Recipe(Record):
     inversion_train_batch_size: int | None = None
     inversion_templates: list[str] = []
     select_checkpoint: CheckpointChoice = "last"
+    select_patience: int = 3
     encoders: str = "paper"
     prompt_set: str = "objects"
     score_num_inference_steps: int = 0

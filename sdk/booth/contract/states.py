@@ -36,10 +36,14 @@ class RunState(StrEnum):
 
 
 class Desired(StrEnum):
-    """What the owner wants of a job; the driver reads it in the reply to every beat."""
+    """What the owner wants of a job; the driver reads it in the reply to every beat.
+
+    "finish" is said in such replies alone: the job goes on, and its training has done enough steps.
+    """
 
     RUN = "run"
     CANCEL = "cancel"
+    FINISH = "finish"
 
 
 class FailureReason(StrEnum):

@@ -13,6 +13,7 @@ from booth.contract.attempts import (
     ClassPhoto,
     ClassSetLease,
     Failed,
+    Found,
     InstancePhoto,
     Manifest,
     Published,
@@ -22,6 +23,7 @@ from booth.contract.jobs import Params
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.serving import ModelRef
+from booth.contract.states import JobState
 from booth_service.control import class_sets, lifecycle, one_photo, policy, scores, warm
 from booth_service.control.auth import Here, check_attempt
 from booth_service.control.photo_verification import verify_photo
@@ -67,6 +69,8 @@ def get_brief(job_id: str, number: int, plane: Here) -> Brief:
         adapter_files=stored_files(base.adapter_files) if params.method == one_photo.METHOD else [],
         suite_files=stored_files(suite.files) if suite else [],
         scores=standing,
+        is_training=job.state is JobState.TRAINING,
+        selected_step=job.selected_step,
         is_last_try=is_last_try,
         resume_key=job.checkpoint_key,
     )
@@ -77,6 +81,14 @@ def post_beat(job_id: str, number: int, beat: Beat, plane: Here) -> BeatReply:
     """What the driver says is stored; what the owner wants comes back."""
     with plane.database.write() as session:
         return BeatReply(desired=lifecycle.beat(session, job_id, number, beat, plane.now()))
+
+
+@router.post("/found")
+def post_found(job_id: str, number: int, found: Found, plane: Here) -> dict[str, str]:
+    """What the attempt's checkpoints came to beside its gang is stored; conflict where the attempt is over."""
+    with plane.database.write() as session:
+        lifecycle.found(session, job_id, number, found, plane.now())
+    return {}
 
 
 @router.post("/class-sets/{address}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 20
 LOOK_TIMEOUT_S = 2
 DRIVER = "booth_service.driver"
+SCORER = "booth_service.score_beside"
 
 
 class ClusterAway(Exception):

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from booth.contract.attempts import Beat
+from booth.contract.attempts import Beat, Found
 from booth.contract.jobs import TRAINING_PHASE, JobFailure, Params, Progress
+from booth.contract.scores import StepScore
 from booth.contract.serving import ModelRef
 from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.control import policy, samples, scores
@@ -115,12 +116,19 @@ def beat(session: Session, job_id: str, number: int, beat: Beat, now: datetime) 
     _record_beat(session, job, attempt, beat, now, is_forward=is_forward, phase_before=before.phase, moved=moved)
     for step in samples.keep(session, job, number, beat.samples):
         record(session, job, now, "samples", f"Sample pictures of step {step}.")
-    for scored in scores.keep(session, job, number, beat.scores):
-        record(session, job, now, "scores", scores.sentence(scored.score))
-    if beat.selected_step is not None:
-        scores.check_selected(job, beat.selected_step)
-        job.selected_step = beat.selected_step
-    return Desired.CANCEL if attempt.stop_reason is not None else job.desired
+    _keep_scores(session, job, number, beat.scores, beat.selected_step, now)
+    if attempt.stop_reason is not None:
+        return Desired.CANCEL
+    has_enough = job.desired is Desired.RUN and job.state is JobState.TRAINING and job.selected_step is not None
+    return Desired.FINISH if has_enough else job.desired
+
+
+def found(session: Session, job_id: str, number: int, found: Found, now: datetime) -> None:
+    """What was found of the attempt's checkpoints beside its gang is stored."""
+    job, _ = live_attempt(session, job_id, number, found.fence)
+    _keep_scores(session, job, number, found.scores, found.selected_step, now)
+    if found.note:
+        record(session, job, now, "note", found.note)
 
 
 def end_attempt(
@@ -204,6 +212,16 @@ def succeed(
     job.progress = {**job.progress, "phase": "succeeded", "step": steps, "total_steps": steps, "eta_s": None}
     _finish(session, job, now, JobState.SUCCEEDED, "The model is ready.")
     return model
+
+
+def _keep_scores(
+    session: Session, job: Job, number: int, found: list[StepScore], selected_step: int | None, now: datetime
+) -> None:
+    for scored in scores.keep(session, job, number, found):
+        record(session, job, now, "scores", scores.sentence(scored.score))
+    if selected_step is not None:
+        scores.check_selected(job, selected_step)
+        job.selected_step = selected_step
 
 
 def _locked_attempt(session: Session, job_id: str, number: int, fence: int | None) -> tuple[Job, Attempt]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from booth.contract.jobs import WAITING_PHASE
-from booth.contract.states import Desired, FailureReason
+from booth.contract.states import Desired, FailureReason, JobState
 from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.settings import Settings
 
@@ -185,6 +185,17 @@ def outcome(reason: FailureReason, failures: int, settings: Settings) -> Retry |
     if reason.is_retryable and failures < (settings.max_cluster_losses if is_lost else settings.max_attempts):
         return Retry(reason, FIRST_RETRY_DELAY_S if is_lost else FIRST_RETRY_DELAY_S * 3 ** (failures - 1))
     return Fail(reason)
+
+
+def scores_beside(job: Job, attempt: Attempt) -> bool:
+    """Whether checkpoints of the attempt should be scored while it trains: there is one, and the job chooses by them.
+
+    A cell's group holds every device that it can use.
+    """
+    is_at_work = attempt.state is AttemptState.ACTIVE and job.state is JobState.TRAINING
+    has_checkpoint = job.checkpoint_key is not None and attempt.first_step_at is not None
+    chooses = job.params.get("select_checkpoint") == "fidelity" and job.selected_step is None
+    return is_at_work and has_checkpoint and chooses and job.group_id is None and job.desired is Desired.RUN
 
 
 def is_last_try(earlier: Sequence[FailureReason | None], settings: Settings) -> bool:

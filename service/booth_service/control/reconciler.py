@@ -22,7 +22,7 @@ from booth_service.control import (
     run_rounds,
     shared_device,
 )
-from booth_service.control.launcher import ClusterAway, RayJob
+from booth_service.control.launcher import SCORER, ClusterAway, RayJob
 from booth_service.control.plane import Plane
 from booth_service.control.records import Attempt, AttemptState, Job, Run, RunAttempt
 from booth_service.control.sweep import clear_unpublished, sweep
@@ -41,6 +41,7 @@ class Reconciler:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._swept_at = float("-inf")
+        self._beside: set[str] = set()
 
     def start(self) -> None:
         """Rounds begin in the background."""
@@ -88,6 +89,8 @@ class Reconciler:
         if not isinstance(decision, policy.Wait):
             logger.info("%s: %s", attempt.ray_submission_id, decision)
         self._apply(decision, job, attempt, ray, now)
+        if policy.scores_beside(job, attempt):
+            self._score_beside(attempt)
 
     def _apply(self, decision: policy.Decision, job: Job, attempt: Attempt, ray: RayJob, now: datetime) -> None:
         database, launcher = self.plane.database, self.plane.launcher
@@ -125,6 +128,13 @@ class Reconciler:
             return
         with database.write() as session:
             lifecycle.note_submitted(session, attempt, now)
+
+    def _score_beside(self, attempt: Attempt) -> None:
+        """The attempt's checkpoints are scored beside its gang, by a Ray job that ends by itself with the training."""
+        submission_id = f"{attempt.ray_submission_id}-score"
+        if submission_id not in self._beside:
+            self.plane.launcher.submit(submission_id, attempt.job_id, attempt.n, SCORER)
+            self._beside.add(submission_id)  # should this process start anew, a repetition is harmless
 
     def _advance_queue(self) -> None:
         now = self.plane.now()

@@ -26,6 +26,7 @@ def of_spec(spec: JobSpec, params: Params, recipe: Recipe, vocabulary: Vocabular
         *inversion.warnings(spec),
         *_of_schedules(params),
         *_of_samples(spec, params),
+        *_of_scoring(params),
         *_of_options(params),
     ]
 
@@ -68,6 +69,8 @@ def _of_prompts(params: Params, vocabulary: Vocabulary) -> Iterable[str]:
     prompts += [("the class prompt", subject.class_prompt) for subject in params.subjects]
     if params.sample_interval_steps:
         prompts += [("the sample prompt", text) for text in params.sample_prompts]
+    if params.scoring:
+        prompts += [("the scored prompt", case.prompt) for case in params.scoring.cases]
     for kind, prompt in prompts:
         if over := vocabulary.overflow(prompt):
             yield (
@@ -162,6 +165,19 @@ def _of_samples(spec: JobSpec, params: Params) -> Iterable[str]:
         yield "sample_interval_steps has no effect while sample_prompts is empty"
     if spec.options.sample_prompts and not params.sample_interval_steps:
         yield "sample_prompts have no effect while sample_interval_steps is 0"
+
+
+def _of_scoring(params: Params) -> Iterable[str]:
+    if params.scoring is None:
+        return
+    if params.more_subjects:
+        yield f"scores are of the first subject alone, {params.token} {params.class_noun}"
+    own = [step for step in params.scoring.steps if step]
+    if params.select_checkpoint == "fidelity" and len(own) == 1:
+        yield (
+            f"select_checkpoint fidelity has no choice: step {own[0]} alone is scored; name more steps in "
+            "scoring.steps, or lower checkpoint_interval_steps"
+        )
 
 
 def _of_options(params: Params) -> Iterable[str]:

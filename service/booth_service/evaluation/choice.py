@@ -53,7 +53,7 @@ def select_step(scores: Sequence[Score], num_pictures: int) -> Choice:
         f"{best.prompt:.3f}, among steps {', '.join(str(each.step) for each in found)}"
     )
     if memorised := [str(each.step) for each in found if each.is_memorised]:
-        lost = "all steps" if not honest else f"step{'s' if len(memorised) > 1 else ''} {', '.join(memorised)}"
+        lost = f"pictures of steps {', '.join(memorised)}" if honest else "those of all steps"
         why += f"; {lost} repeat the photos"
     if not any(score.step == 0 for score in scores):
         why += "; without the frozen base as floor"

@@ -146,8 +146,12 @@ def warnings_of(cells: Sequence[CellRecord]) -> list[str]:
 
 
 def panels(cells: Sequence[CellRecord]) -> list[Panel]:
+    """The curves of a group's cells."""
+    return panels_of(rows_of(cells, {}))
+
+
+def panels_of(rows: Sequence[ReportRow]) -> list[Panel]:
     """A panel for each figure: its mean over subjects by step, a curve for each arm that has several steps."""
-    rows = rows_of(cells, {})
     arms = [arm for arm in dict.fromkeys(row.arm for row in rows) if len(_steps(rows, arm)) > 1]
     made = []
     for name, figure in figures_of(rows).items():

@@ -1,5 +1,7 @@
 """A suite's folder: what encoders.json says, and each network and weight file that it names, checked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, CLIPTokenizer
+from transformers.utils import logging
 
 from booth.contract.encoders import HEADS_FILE, LPIPS_FILE, SUITE_FILE, SuiteSpec
 from booth_service.errors import EncoderError
@@ -32,22 +35,34 @@ def read_spec(folder: Path) -> SuiteSpec:
 
 
 def model(kind: Any, where: Path, device: torch.device, needs_pooler: bool = True) -> Any:
-    """The network in fp32, ready; every tensor of it comes from its file."""
+    """The network in fp32, ready; every tensor of it that is used comes from its file."""
     try:
-        network, found = kind.from_pretrained(
-            where,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with _without_load_reports():
+            network, found = kind.from_pretrained(
+                where,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise EncoderError(f"{where} cannot be loaded as a {kind.__name__}: {error}") from error
     missing = [key for key in sorted(found["missing_keys"]) if needs_pooler or not key.startswith(_UNUSED)]
     if missing:
         raise EncoderError(f"{where}: its weights lack {', '.join(missing[:5])}. Save the whole model there")
     return network.to(device).eval()
+
+
+@contextmanager
+def _without_load_reports() -> Iterator[None]:
+    """transformers advises to train a pooler that is missing, which nobody uses; `model` says what matters."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def tokenizer(where: Path) -> Any:

@@ -132,6 +132,9 @@ class FolderDesk:
     def wants_stop(self) -> bool:
         return False
 
+    def has_enough(self) -> bool:
+        return False
+
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         if self.arguments.resume is None:
             return 0

@@ -23,7 +23,13 @@ from booth_service.training.engine import MOMENTS, Ema, Engine, Fragment, own_fr
 
 MAX_FILE_BYTES = 2**30
 EMA = "ema"
-_NOT_OF_THE_RUN = {"checkpoint_interval_steps", "sample_interval_steps", "scoring", "select_checkpoint"}
+_NOT_OF_THE_RUN = {
+    "checkpoint_interval_steps",
+    "sample_interval_steps",
+    "scoring",
+    "select_checkpoint",
+    "select_patience",
+}
 
 Put = Callable[[str, bytes], str]
 """Stores a file of the checkpoint under its name and returns the key that Get will be asked with."""

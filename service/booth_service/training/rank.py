@@ -114,7 +114,10 @@ class AttemptDesk:
             self.pulse.say(self.progress, state=JobState.PUBLISHING)
 
     def wants_stop(self) -> bool:
-        return bool(self.pulse and self.pulse.desired != "run")
+        return bool(self.pulse and self.pulse.desired not in ("run", "finish"))
+
+    def has_enough(self) -> bool:
+        return bool(self.pulse and self.pulse.desired == "finish")
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
         key = self.c.restore_key or self.c.brief.resume_key

@@ -14,14 +14,14 @@ from booth_service.errors import AttemptEnded, NotFinite
 from booth_service.training.batches import Batch
 from booth_service.training.engine import StepResult
 
-LOSS, INSTANCE, PRIOR, STOP, HEAD = range(5)
+LOSS, INSTANCE, PRIOR, STOP, ENOUGH, HEAD = range(6)
 
 
 class Tally:
     """Collects one step's figures on the device, without waiting for it.
 
-    Layout: loss, instance sum, prior sum, stop, then one peak memory for each rank, then one flag for each row of the
-    step that is 1 where the row's loss was not finite.
+    Layout: loss, instance sum, prior sum, stop, enough, then one peak memory for each rank, then one flag for each row
+    of the step that is 1 where the row's loss was not finite.
     """
 
     def __init__(self, device: torch.device, rank: int, ranks: int, num_rows: int) -> None:
@@ -36,9 +36,10 @@ class Tally:
         self._sums[PRIOR] += torch.where(batch.is_class, losses, 0).sum()
         self._sums[HEAD + self._ranks + batch.numbers] = (~torch.isfinite(losses)).double()
 
-    def close(self, stop: bool, peak_memory_bytes: int, result: StepResult) -> "Figures":
+    def close(self, stop: bool, enough: bool, peak_memory_bytes: int, result: StepResult) -> "Figures":
         """Sum over ranks; nothing is read yet."""
         self._sums[STOP] = float(stop)
+        self._sums[ENOUGH] = float(enough)
         self._sums[HEAD + self._rank] = float(peak_memory_bytes)
         if self._ranks > 1:
             dist.all_reduce(self._sums)
@@ -55,7 +56,8 @@ class Figures:
 
 @dataclass
 class Report:
-    """Reads figures and says what they mean. `began_s` is when the step numbered `first_step` began.
+    """Reads figures and says what they mean. `began_s` is when the step numbered `first_step` began; `has_enough` says,
+    on all ranks alike, that the step read last was to be one of the last.
 
     `rows_of` gives all rows of a step, to name those that went wrong.
     """
@@ -67,6 +69,7 @@ class Report:
     matrix_rate: float = 0.0
     first_step: int = 0
     began_s: float = field(default_factory=time.monotonic)
+    has_enough: bool = False
 
     def read(self, step: int, figures: Figures, rates: tuple[float, float]) -> Progress:
         """The progress after step `step` (counted from 0).
@@ -76,6 +79,7 @@ class Report:
         sums = figures.sums.tolist()
         if sums[STOP] > 0:
             raise AttemptEnded("the owner asked the job to stop")
+        self.has_enough = sums[ENOUGH] > 0
         grad_norm, applied = float(figures.result.grad_norm), float(figures.result.applied)
         is_bad = [flag > 0 for flag in sums[HEAD + self.ranks :]]
         if any(is_bad) or not applied:

@@ -40,7 +40,8 @@ class Task:
 
 
 class Desk(Protocol):
-    """What the loop tells and asks outside. Rank 0's `say` and `wants_stop` count; every rank calls the others."""
+    """What the loop tells and asks outside. Rank 0's `say`, `wants_stop` and `has_enough` count; every rank calls the
+    others."""
 
     def say(self, progress: Progress, note: str | None = None) -> None:
         """Where the run is."""
@@ -48,6 +49,10 @@ class Desk(Protocol):
 
     def wants_stop(self) -> bool:
         """True where the owner wants the run to end."""
+        ...
+
+    def has_enough(self) -> bool:
+        """True where no further step will be used: the run ends here, as it is."""
         ...
 
     def resume(self, engine: Engine, ema: Ema | None) -> int:
@@ -72,7 +77,8 @@ class Trained:
 
 
 def train(task: Task, desk: Desk) -> Trained:
-    """Train for params.steps optimizer steps, with checkpoints and samples on the way. All ranks call it.
+    """Train for params.steps optimizer steps, with checkpoints and samples on the way, or fewer where the desk has
+    enough. All ranks call it.
 
     Raises NotFinite at a loss or gradient that is not finite (that step changed nothing), AttemptEnded when the owner
     wants it to stop; on all ranks alike.
@@ -144,13 +150,15 @@ def train(task: Task, desk: Desk) -> Trained:
         result = engine.step(rates[:num_groups])
         if ema:
             ema.update()
-        figures = tally.close(desk.wants_stop(), speed.peak_memory_bytes(device), result)
+        figures = tally.close(desk.wants_stop(), desk.has_enough(), speed.peak_memory_bytes(device), result)
 
         # ---- the step before has ended by now: look at it
         if unread:
             desk.say(report.read(*unread))
         unread = (step, figures, rates)
         step += 1
+        if report.has_enough:
+            break
 
     if unread:
         desk.say(report.read(*unread))

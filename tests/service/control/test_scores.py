@@ -1,10 +1,11 @@
 """Scores of jobs: how scoring is resolved, and what drivers say of it: kept once, fenced, shown to the owner."""
 
 import pytest
-from control_plane import Driver, both_databases, next_attempt, put_file, started
+from control_plane import Driver, both_databases, next_attempt, photo, put_file, started
 
 from booth.contract.jobs import Params
 from booth.contract.scores import Score, StepScore
+from booth_service.control.reconciler import Reconciler
 from booth_service.control.records import EncoderSuite, Job, new_id
 from booth_service.storage import keys
 
@@ -220,3 +221,80 @@ def test_moments_of_8_bits_have_no_checkpoints_to_score(plane, user, suite):
     [(place, words)] = problems(user.submit(plane, options={"scoring": {}, "optimizer": "adamw_8bit"}))
     assert place == "options.scoring"
     assert "adamw_8bit have no checkpoints" in words
+
+
+@pytest.mark.parametrize(
+    ("dials", "said"),
+    [
+        ({"options": {"select_checkpoint": "fidelity"}}, "has no choice: step 10 alone is scored"),
+        ({"options": {"scoring": {"prompts": [f"a {'dog ' * 12}{{subject}}"]}}}, "the scored prompt 'a dog dog"),
+    ],
+)
+def test_scoring_that_will_disappoint(plane, user, suite, dials, said):
+    warnings = user.submit(plane, images=user.put_photos(plane, 3), **dials).json()["warnings"]
+    assert [warning for warning in warnings if said in warning]
+
+
+def test_of_several_subjects_the_first_is_scored_and_that_is_said(plane, user, suite):
+    more = [{"class_noun": "cat", "token": "zwx", "images": [user.put(plane, photo(9), "cat.png")]}]
+    job = user.submit(plane, more_subjects=more, options={"scoring": OWN}).json()
+    assert "scores are of the first subject alone, sks dog" in job["warnings"]
+
+
+def beside(cluster) -> list[str]:
+    return [name for name, program in cluster.programs.items() if program == "booth_service.score_beside"]
+
+
+def at_work(plane, user, **options) -> Driver:
+    """A job that chooses, at a step of its training."""
+    driver = scored(plane, user, select_checkpoint="fidelity", **options)
+    driver.beat("training", step=0)
+    driver.beat("training", step=2)
+    return driver
+
+
+@both_databases
+def test_a_choosing_job_is_scored_beside_its_gang_from_its_first_checkpoint_on(plane, user, suite, cluster):
+    driver = at_work(plane, user)
+    reconciler = Reconciler(plane)
+    reconciler.round()
+    assert beside(cluster) == []
+    driver.beat("training", step=4, checkpoint_key="k")
+    for _ in range(3):
+        reconciler.round()
+    assert beside(cluster) == [f"{driver.job_id}-a1-score"]
+    assert cluster.submissions == 2
+
+
+@pytest.mark.parametrize("options", [{"select_checkpoint": "last"}, {}])
+def test_other_jobs_are_scored_after_training_alone(plane, user, suite, cluster, options):
+    driver = scored(plane, user, **options)
+    driver.beat("training", step=4, checkpoint_key="k")
+    driver.beat("training", step=5)
+    Reconciler(plane).round()
+    assert beside(cluster) == []
+
+
+@both_databases
+def test_what_is_found_beside_the_gang_is_kept_and_ends_the_training(plane, user, suite, cluster, clock):
+    driver = at_work(plane, user)
+    assert driver.call("GET").json()["is_training"]
+    assert driver.call("POST", "/found", fence=1, scores=[step_score(driver, 4)]).status_code == 200
+    assert driver.beat("training", step=5).json() == {"desired": "run"}
+    assert driver.job["progress"]["step"] == 5
+    driver.call("POST", "/found", fence=1, selected_step=4, note="training ends early")
+    assert driver.beat("training", step=6).json() == {"desired": "finish"}
+    assert [score["step"] for score in scores(driver)["scores"]] == [4]
+    assert driver.events()[-1]["message"] == "training ends early"
+    assert driver.call("GET").json()["selected_step"] == 4
+    assert driver.beat("evaluating").json() == {"desired": "run"}
+    assert not driver.call("GET").json()["is_training"]
+    driver.failed("worker_died")
+    assert driver.call("POST", "/found", fence=1, scores=[step_score(driver, 4)]).status_code == 409
+
+
+def test_an_owner_who_cancels_is_heard_before_a_choice(plane, user, suite):
+    driver = at_work(plane, user)
+    driver.call("POST", "/found", fence=1, selected_step=4)
+    user.http.post(f"/v1/jobs/{driver.job_id}/cancel")
+    assert driver.beat("training", step=6).json() == {"desired": "cancel"}

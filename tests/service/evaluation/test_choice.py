@@ -35,7 +35,7 @@ def test_of_equal_steps_the_earlier_is_taken_whatever_their_order():
 def test_a_step_that_repeats_the_photos_loses_however_high_its_trade_off():
     some = [FLOOR, score(100, 0.5, 0.3), score(200, 0.75, 0.3, memorised=[0, 1, 2])]
     assert select_step(some, PICTURES).step == 100
-    assert "step 200 repeat the photos" in select_step(some, PICTURES).why
+    assert "pictures of steps 200 repeat the photos" in select_step(some, PICTURES).why
     above_the_ceiling = [FLOOR, score(100, 0.5, 0.3), score(200, 0.81, 0.3)]
     assert select_step(above_the_ceiling, PICTURES).step == 100
     by_chance = [FLOOR, score(100, 0.5, 0.3), score(200, 0.75, 0.3, memorised=[0, 1])]
@@ -46,7 +46,7 @@ def test_where_all_steps_repeat_the_photos_the_best_of_them_is_taken_and_said():
     curve = [FLOOR, score(100, 0.9, 0.3), score(200, 0.9, 0.2)]
     choice = select_step(curve, PICTURES)
     assert choice.step == 100
-    assert "all steps repeat the photos" in choice.why
+    assert "those of all steps repeat the photos" in choice.why
 
 
 def test_attributes_say_more_than_clip_where_the_encoders_have_them():

@@ -51,6 +51,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             Case("snr", base, layout(), params(snr_gamma=1.0)),
             Case("poisoned", base, layout(), params(), poisoned_class_image=1),
             Case("cancelled", base, layout(), params(), stop_at=2),
+            Case("enough", base, layout(), params(), enough_at=1),
             Case("two", base, two, params()),
             Case("two offloaded", base, layout(2, 2, offload_optimizer=True), params(), publishes=True),
             Case("two offloaded at 3", base, layout(2, 3, offload_optimizer=True), params(), publishes=True),
@@ -64,6 +65,7 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
             Case("two subjects", base, layout(2, 3), params(more_subjects=[SECOND]), subjects=2),
             Case("two poisoned", base, layout(2, 1), params(), poisoned_class_image=1),
             Case("two cancelled", base, layout(2, 1), params(), stop_at=2),
+            Case("two enough", base, layout(2, 1), params(), enough_at=1),
         ],
         folder,
     )
@@ -97,6 +99,14 @@ def test_samples_do_not_touch_the_run(
     pictures = [Image.open(folder / name / f"sample-{step}-0.png") for step in steps]
     assert all(picture.size == (32, 32) for picture in pictures)
     assert pictures[0].tobytes() != pictures[-1].tobytes(), "training changed nothing that can be seen"
+
+
+@pytest.mark.parametrize(("name", "reference"), [("enough", "plain"), ("two enough", "two")])
+def test_a_run_that_has_enough_ends_early_on_all_ranks(outcomes: dict[str, Outcome], name: str, reference: str) -> None:
+    """Said during the third step, heard during the fourth, which is the last."""
+    ours, theirs = outcomes[name], outcomes[reference]
+    assert ours.error is None
+    assert ours.losses() == {step: pytest.approx(theirs.losses()[step], rel=1e-5) for step in (1, 2, 3, 4)}
 
 
 def test_a_sample_of_equal_weights_is_the_same_picture(outcomes: dict[str, Outcome], folder: Path) -> None:
