@@ -152,7 +152,8 @@ def _submitted(client: Client, planned: sweeps.Plan, key: str | None, *, yes: bo
     begun = client.groups.submit(
         planned, key, lambda done, total, file: out.say(f"sent {file} ({done / 2**20:.1f}/{total / 2**20:.1f} MiB)")
     )
-    out.say(f"{begun.id} is {begun.status.value}: {begun.total} jobs, {begun.done} over")
+    again = "; it was made before: another --idempotency-key makes a new one" if begun.status.is_final else ""
+    out.say(f"{begun.id} is {begun.status.value}: {begun.total} jobs, {begun.done} over{again}")
     return begun
 
 

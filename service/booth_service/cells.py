@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from booth.contract.bulk import Finished
+from booth.contract.evaluation import REPORT_PHASE
 from booth.contract.groups import CELLS_PHASE, GroupBrief
 from booth.contract.jobs import Progress
 from booth.contract.states import JobState
@@ -19,10 +20,9 @@ from booth_service.attempt import attempt
 from booth_service.beats import Line, Pulse, RunLine
 from booth_service.cell_walk import Walk, Worker, places_of
 from booth_service.group_files import store_group_report
+from booth_service.one_device import HERE
 from booth_service.settings import Settings, settings
 from booth_service.storage.s3 import ObjectStore
-
-REPORT_PHASE = "reporting"
 
 
 def main(group_id: str, number: int) -> int:
@@ -87,8 +87,6 @@ class CellProcess:
 
 def run_cell(config: Settings, job_id: str, number: int) -> int:
     """One cell's attempt in this process, on its device."""
-    from booth_service.one_device import HERE  # torch and all: not in the group's driver, which holds no device
-
     line = Line(config.api_url, config.stack_secret, job_id, number)
     return attempt(line, line.brief, lambda brief: driver.run(brief, line, config, HERE))
 

@@ -251,7 +251,7 @@ def test_an_unexpected_answer_is_1(server: ScriptedService) -> None:
 def test_ls_aligns_its_columns(server: ScriptedService) -> None:
     server.on("GET", "/v1/jobs", JobPage(jobs=[job_record(id="job_12"), job_record()]))
     header, first, second = run("ls").stdout.splitlines()
-    assert header.split() == ["ID", "STATUS", "STEP", "CLASS", "CREATED", "NAME"]
+    assert header.split() == ["ID", "STATUS", "STEP", "CLASS", "CREATED", "GROUP", "NAME"]
     assert first.index("queued") == second.index("queued") == header.index("STATUS")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from control_plane import Clock, Cluster, User, a_plane, a_user, http
 from loopback import on_loopback
@@ -294,6 +295,30 @@ def test_a_cancelled_group_ends_its_walk(machine: Machine) -> None:
         machine.reconcile()
     assert (len(worker.ran), machine.record(group)["status"]) == (1, "cancelled")
     assert machine.record(group)["states"] == {"cancelled": 2}
+
+
+def test_a_control_plane_that_is_away_is_waited_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = machine.submit({"a": {}})
+    job_id = machine.cells(group).cells[0].job_id
+    away = {"claim_cell": 2, "failed": 2}
+
+    def sometimes(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*given: Any) -> Any:
+            away[name] -= 1
+            if away[name] >= 0:
+                raise httpx2.ConnectError("refused")
+            return call(*given)
+
+        return answer
+
+    monkeypatch.setattr(RunLine, "claim_cell", sometimes("claim_cell", RunLine.claim_cell))
+    monkeypatch.setattr(cell_walk.Line, "failed", sometimes("failed", cell_walk.Line.failed))
+    worker = Here(machine.settings, run_cell=published, dies=lambda job_id, attempt: attempt == 1)
+    with reconciling(machine):
+        machine.walk(group, worker)
+    assert [attempt for _, attempt in worker.ran] == [1, 2], "the death was told before the cell was claimed again"
+    assert machine.user.http.get(f"/v1/jobs/{job_id}").json()["attempt"] == 2
+    assert max(away.values()) < 0
 
 
 @pytest.mark.parametrize(
