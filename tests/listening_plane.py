@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +26,7 @@ class ListeningPlane(ThreadingHTTPServer):
         """A beat that began after this call has been answered: one may be on its way now."""
         before = len(self.beats)
         while len(self.beats) < before + 2:
-            pass
+            time.sleep(0.02)
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from world import CONTEXTS, NOUNS, Subject
 
-from booth.contract.jobs import ScoringOptions, TrainingOptions
+from booth.contract.jobs import ScoringOptions
 
 TOKEN = "sks"
 PRIOR, NO_PRIOR, FROZEN_TEXT = "prior", "no prior", "frozen text encoder"
@@ -55,21 +55,23 @@ class Arm:
         """How prompts name the subject."""
         return TOKEN if self.noun == "none" else f"{TOKEN} {self.class_noun(subject)}"
 
-    def options(self, subject: Subject) -> TrainingOptions:
-        """Prompts and scoring: equal contexts, seeds and sampler in every arm; the noun of PRES is the true one."""
-        phrase = self.phrase(subject)
+    def changes(self, subject: Subject) -> dict[str, Any]:
+        """Dials and options of the subject's cell: contexts, seeds and sampler are equal in every arm, and the noun of
+        PRES is the true one."""
+        places = [CONTEXTS[context] for context in subject.held_out_contexts]
         scoring = ScoringOptions(
             steps=self.points,
             prompts=self.prompts(subject),
             num_images=IMAGES_PER_CONTEXT,
             num_class_images=CLASS_IMAGES_SCORED,
             num_inference_steps=SAMPLER_STEPS,
-            phrase=phrase,
+            phrase=self.phrase(subject),
             noun=subject.noun,
-            unseen=[CONTEXTS[context] for context in subject.held_out_contexts],
+            unseen=[place for place in places if any(template.endswith(place) for template in self.prompts(subject))],
         )
-        own_prompts = self.name == INVERSION  # its recipe has templates
-        return TrainingOptions(instance_prompt=None if own_prompts else f"a photo of {phrase}", scoring=scoring)
+        has_own_prompts = self.name == INVERSION  # its recipe has templates
+        prompt = {} if has_own_prompts else {"instance_prompt": f"a photo of {self.phrase(subject)}"}
+        return {**self.dials, "class_noun": self.class_noun(subject), "scoring": scoring, **prompt}
 
     def prompts(self, subject: Subject) -> list[str]:
         """The templates that are drawn."""

@@ -18,15 +18,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from charts import curves
-from claim_arms import ARMS, ARMS_OF_CLAIMS, SAMPLER_STEPS, Arm
+from claim_arms import ARMS, ARMS_OF_CLAIMS, SAMPLER_STEPS, TOKEN, Arm
 from claims import CLAIMS
 from contact_sheet import contact_sheet
 from demo import STOP_LIMIT_S, stack, timed
-from picture_rows import rows_for
+from picture_rows import PHOTOS, rows_for
 from results import results_page
 from world import SUBJECTS, Subject
 
 import booth
+from booth.cli_output import say
+from booth.cli_runs import follower
 from booth.contract.evaluation import ReportRow
 
 HERE = Path(__file__).parent
@@ -62,20 +64,32 @@ def finished_cells(
     sweeps = [submitted(client, arm, subjects, seed) for seed in seeds for arm in arms]
     cells = []
     for sweep in sweeps:
-        with timed(sweep.name):
-            sweep.wait()
+        say(f"{sweep.name}: {sweep.id}")
+        with timed(sweep.name), follower() as on_progress:
+            sweep.wait(on_progress=on_progress)
         cells += sweep.cells()
+    for cell in cells:
+        if cell.error is not None:
+            say(f"{cell.labels.arm}, {cell.labels.subject}: {cell.error.message} {cell.error.remedy}")
     return cells
 
 
 def submitted(client: booth.Client, arm: Arm, subjects: Sequence[Subject], seed: int) -> booth.Group:
     """The arm's sweep: a new one, or the one that this very request has made before."""
-    raise NotImplementedError
+    by_name = {subject.name: subject for subject in subjects}
+    photos = {name: booth.Subject(PHOTOS / name, TOKEN, subject.noun) for name, subject in by_name.items()}
+    return client.sweep(
+        photos,
+        {arm.name: lambda name: arm.changes(by_name[name])},
+        seeds=[seed],
+        name=f"{arm.name}, seed {seed}",
+        cells_at_once=CELLS_AT_ONCE,
+    )
 
 
 def rows_of(cell: booth.Cell) -> Iterator[ReportRow]:
     """The cell's scores by step, as rows of a report."""
-    for score in cell.scores:
+    for score in cell.scores():
         yield ReportRow(subject=cell.labels.subject, arm=cell.labels.arm, seed=cell.labels.seed, score=score)
 
 
@@ -93,7 +107,7 @@ def written_pictures(
     models = {
         cell.labels.arm: client.models.get(cell.model_id)
         for cell in cells
-        if cell.model_id and (cell.labels.subject, cell.labels.seed) == (subject.name, 0)
+        if cell.model_id is not None and (cell.labels.subject, cell.labels.seed) == (subject.name, 0)
     }
     links: dict[str, list[str]] = {}
     for claim in claims:

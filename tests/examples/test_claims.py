@@ -130,12 +130,18 @@ def test_every_claim_has_its_arms_and_every_arm_a_claim():
 
 def test_arms_differ_in_one_thing_alone():
     teapot = SUBJECTS[0]
-    scorings = {name: arm.options(teapot).scoring for name, arm in ARMS.items()}
-    settings = {name: scoring.model_dump(exclude={"steps", "phrase", "prompts"}) for name, scoring in scorings.items()}
+    changes = {name: arm.changes(teapot) for name, arm in ARMS.items()}
+    scorings = {name: each["scoring"] for name, each in changes.items()}
+    varied = {"steps", "phrase", "prompts", "unseen"}
+    settings = {name: scoring.model_dump(exclude=varied) for name, scoring in scorings.items()}
     assert all(each == settings[PRIOR] for each in settings.values())
-    assert scorings[NO_NOUN].phrase == "sks"
-    assert ARMS[NO_NOUN].options(teapot).instance_prompt == "a photo of sks"
-    assert scorings[WRONG_NOUN].noun == "teapot"
+    assert all(scorings[name].prompts == scorings[PRIOR].prompts for name in ARMS if name != LIMITS)
+    assert len(scorings[PRIOR].unseen) == 4
+    assert scorings[LIMITS].unseen == [scorings[PRIOR].unseen[0]]
+    assert scorings[NO_NOUN].phrase == scorings[INVERSION].phrase == "sks"
+    assert changes[NO_NOUN]["instance_prompt"] == "a photo of sks"
+    assert "instance_prompt" not in changes[INVERSION]
+    assert (changes[WRONG_NOUN]["class_noun"], scorings[WRONG_NOUN].noun) == (wrong_noun("teapot"), "teapot")
     assert scorings[WRONG_NOUN].phrase == f"sks {wrong_noun('teapot')}"
 
 

@@ -319,7 +319,7 @@ def test_download_prints_the_folder(server: ScriptedService, tmp_path: Path) -> 
 def test_download_takes_a_format_and_names_those_there_are(server: ScriptedService, tmp_path: Path) -> None:
     result = run("download", "mdl_1", tmp_path / "dog", "--format", "ckpt")
     assert result.exit_code == 6
-    assert "Choose one of diffusers, original, lora." in result.stderr
+    assert "Choose one of diffusers, original, lora, embedding." in result.stderr
     result = run("download", "mdl_1", tmp_path / "dog.safetensors", "--format", "original", "--rank", "4")
     assert result.exit_code == 6
     assert "The format 'original' has no rank" in result.stderr

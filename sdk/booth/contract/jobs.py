@@ -91,10 +91,13 @@ class PromptCase(Record):
 class ScoringOptions(Request):
     """Weights of a run drawn and scored with the paper's metrics. None means: as the base model's recipe says.
 
-    `steps`: whose weights; 0 is the frozen base, -1 the end of the run. For each prompt of the set (or of `prompts`,
-    templates such as "a {0} {1} in the snow") `num_images` are drawn from seed, seed + 1 ...; `num_class_images` of the
-    class for PRES. `phrase` names the subject in prompts (None: "<token> <class noun>"), `noun` the class that PRES and
-    CLIP-T take it for (None: the job's class noun). `unseen` are labels (as "in the snow") that no photo shows.
+    `steps`: whose weights; 0 is the frozen base, -1 the end of the run. [-1] alone is, for a job that chooses among its
+    checkpoints, all of the interval's; such a job scores the frozen base in any case.
+
+    For each prompt of the set (or of `prompts`, templates such as "a {0} {1} in the snow") `num_images` are drawn from
+    seed, seed + 1 ...; `num_class_images` of the class for PRES. `phrase` names the subject in prompts (None: "<token>
+    <class noun>"), `noun` the class that PRES and CLIP-T take it for (None: the job's class noun). `unseen` are labels
+    (as "in the snow") that no photo shows.
     """
 
     steps: Annotated[

@@ -25,6 +25,8 @@ def chosen(source: Source, weights: str | None, encoder: str | None) -> dict[str
     a file and a folder of the source. Raises BaseModelError, naming what there is to choose from.
     """
     path = _weights(source, weights)
+    if not is_weights(f"{FOLDER}/{path.name}"):
+        raise BaseModelError(f"{path} has the name that a model's photo has ({path.name}). Give the file another one.")
     folder = _encoder(source, path, encoder)
     own = {f"{IMAGE_ENCODER}/{name.removeprefix(f'{folder}/')}": file for name, file in _below(source, folder)}
     image_encoder = Source(source.name, source.revision, own)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from booth.contract import evaluation, generations
 from booth.contract.attempts import Beat
-from booth.contract.evaluation import ENCODING_PHASE
+from booth.contract.evaluation import ENCODING_PHASE, REPORT_PHASE
 from booth.contract.jobs import JobFailure
 from booth.contract.states import Desired, FailureReason, RunState
 from booth_service.control import policy
@@ -121,7 +121,8 @@ def beat(session: Session, run_id: str, number: int, beat: Beat, now: datetime) 
         attempt.first_at = attempt.first_at or (now if goes_on else None)
     run.images_per_second, run.eta_s = progress.images_per_second, progress.eta_s
     if run.desired is Desired.RUN:
-        run.status_detail = f"{progress.phase.capitalize()}: {progress.step} of {run.total} {run.counts}."
+        counted = f"{progress.phase.capitalize()}: {progress.step} of {run.total} {run.counts}."
+        run.status_detail = "Making the report." if progress.phase == REPORT_PHASE else counted
     return Desired.CANCEL if attempt.stop_reason is not None else run.desired
 
 

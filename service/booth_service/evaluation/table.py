@@ -15,7 +15,8 @@ Figure = Callable[[Score], float | None]
 class Line:
     """A line: an arm (at a step, where the arm has several), its figures by name, and what stands beside each of them.
 
-    `ceilings` are the photos among themselves, `floors` the frozen base, both over the same subjects.
+    `ceilings` are the photos among themselves, `floors` the frozen base, both over the same subjects; beside the base
+    itself there is no floor.
     """
 
     arm: str
@@ -71,7 +72,9 @@ def _line(
     arm: str, step: int, rows: list[ReportRow], figures: dict[str, Figure], everything: Sequence[ReportRow]
 ) -> Line:
     subjects = dict.fromkeys(row.subject for row in rows)
-    floors = [score for score in (floor_of(everything, subject) for subject in subjects) if score is not None]
+    known = (floor_of(everything, subject) for subject in subjects)
+    own = [row.score for row in rows]
+    floors = [floor for floor in known if floor is not None and not any(floor is score for score in own)]
     ceilings = {
         name: _mean(rows, figure)
         for name, figure in {

@@ -142,6 +142,11 @@ def as_pickle(folder: Path) -> None:
     path.rename(path.with_suffix(".bin"))
 
 
+def named_as_a_photo(folder: Path) -> None:
+    path = folder / "models" / WEIGHTS
+    path.rename(path.with_name("image_embeds.safetensors"))
+
+
 def with_nan(folder: Path) -> None:
     path = folder / "models" / WEIGHTS
     tensors = load_file(path)
@@ -157,6 +162,7 @@ def with_nan(folder: Path) -> None:
         (with_code, r"image_encoder/config.json has an auto_map, which names code"),
         (of_faces, r"ip_adapter.0.to_q_lora.down.weight: it is of the FaceID kind"),
         (as_pickle, r"has its IP-Adapter in no .safetensors file"),
+        (named_as_a_photo, r"has the name that a model's photo has"),
         (with_nan, r"has values that are not finite in image_proj.norm.bias"),
     ],
 )

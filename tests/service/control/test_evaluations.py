@@ -159,6 +159,8 @@ def test_the_whole_life_of_an_evaluation(plane, user, cluster, job, model):
     evaluation.beat(3, phase="encoding")
     assert evaluation.record["status_detail"] == "Encoding: 3 of 18 pictures."
     assert evaluation.record["done"] == 18
+    evaluation.beat(1, phase="reporting")
+    assert evaluation.record["status_detail"] == "Making the report."
     assert [evaluation.report().status_code for _ in range(2)] == [200, 200]
     assert evaluation.record["status"] == "succeeded"
     files = user.http.get(path).json()["files"]

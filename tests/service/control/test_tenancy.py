@@ -6,7 +6,7 @@ import pytest
 from control_plane import http, started
 
 from booth_service.control import auth
-from booth_service.control.records import ApiKey
+from booth_service.control.records import ApiKey, EncoderSuite
 from booth_service.control.sweep import sweep
 
 JOB_ROUTES = [
@@ -15,6 +15,8 @@ JOB_ROUTES = [
     ("GET", "/v1/jobs/{job}/events"),
     ("GET", "/v1/jobs/{job}/logs"),
     ("GET", "/v1/jobs/{job}/samples"),
+    ("GET", "/v1/jobs/{job}/scores"),
+    ("GET", "/v1/jobs/{job}/report"),
 ]
 MODEL_ROUTES = [
     ("GET", "/v1/models/{model}"),
@@ -30,7 +32,20 @@ GENERATION_ROUTES = [
     ("POST", "/v1/generations/{generation}/cancel"),
     ("DELETE", "/v1/generations/{generation}"),
 ]
-OWN_ROUTES = JOB_ROUTES + MODEL_ROUTES + GENERATION_ROUTES
+EVALUATION_ROUTES = [
+    ("GET", "/v1/evaluations/{evaluation}"),
+    ("GET", "/v1/evaluations/{evaluation}/report"),
+    ("POST", "/v1/evaluations/{evaluation}/cancel"),
+    ("DELETE", "/v1/evaluations/{evaluation}"),
+]
+GROUP_ROUTES = [
+    ("GET", "/v1/groups/{group}"),
+    ("GET", "/v1/groups/{group}/cells"),
+    ("GET", "/v1/groups/{group}/report"),
+    ("POST", "/v1/groups/{group}/cancel"),
+    ("DELETE", "/v1/groups/{group}"),
+]
+OWN_ROUTES = JOB_ROUTES + MODEL_ROUTES + GENERATION_ROUTES + EVALUATION_ROUTES + GROUP_ROUTES
 OTHER_ROUTES = [
     ("GET", "/v1/base-models"),
     ("GET", "/v1/encoder-suites"),
@@ -43,6 +58,10 @@ OTHER_ROUTES = [
     ("POST", "/v1/images/generations"),
     ("POST", "/v1/base-models/tiny/generations"),
     ("GET", "/v1/generations"),
+    ("POST", "/v1/evaluations"),
+    ("GET", "/v1/evaluations"),
+    ("POST", "/v1/groups"),
+    ("GET", "/v1/groups"),
 ]
 OPEN_ROUTES = {("GET", "/v1/health"), ("GET", "/v1/ready")}
 BODIES = {
@@ -61,12 +80,21 @@ def call(http, method: str, path: str, headers=None):
 
 @pytest.fixture
 def ids(plane, user) -> dict[str, str]:
-    """A job, its model and a generation, of `user`."""
+    """A job, its model, a generation, an evaluation of the model and a group, of `user`."""
     driver = started(plane, user)
     driver.publish()
-    own_key = {"Idempotency-Key": "own"}
+    own_key, other_key, third_key = ({"Idempotency-Key": key} for key in ("own", "other", "third"))
     generation = call(user.http, "POST", "/v1/base-models/tiny/generations", own_key).json()
-    return {"job": driver.job_id, "model": driver.job["model_id"], "generation": generation["id"]}
+    with plane.database.write() as session:
+        session.add(EncoderSuite(id="enc", name="paper", spec={}, files=[], source="", created_at=plane.now()))
+    asked = {"model_id": driver.job["model_id"], "prompts": ["a {subject}"]}
+    evaluation = user.http.post("/v1/evaluations", json=asked, headers=other_key).json()
+    job = {"class_noun": "dog", "token": "sks", "images": user.put_photos(plane)}
+    cells = [{"subject": "rex", "arm": "plain", "job": job}]
+    asked = {"kind": "sweep", "name": "one", "cells": cells}
+    group = user.http.post("/v1/groups", json=asked, headers=third_key).json()
+    made = {"generation": generation, "evaluation": evaluation, "group": group}
+    return {"job": driver.job_id, "model": driver.job["model_id"], **{kind: each["id"] for kind, each in made.items()}}
 
 
 @pytest.mark.parametrize(("method", "path"), OWN_ROUTES)
@@ -84,7 +112,7 @@ def test_a_stranger_changed_nothing(plane, user, ids, stranger):
     for method, path in OWN_ROUTES:
         call(stranger.http, method, path.format(**ids))
     assert user.http.get(f"/v1/models/{ids['model']}").status_code == 200
-    for path in (f"/v1/jobs/{ids['job']}", f"/v1/generations/{ids['generation']}"):
+    for path in (f"/v1/{kind}s/{ids[kind]}" for kind in ("job", "generation", "evaluation", "group")):
         assert user.http.get(path).json()["cancel_requested"] is False
 
 
@@ -116,8 +144,10 @@ def test_every_route_of_the_users_api_is_among_these(plane):
 def test_lists_show_ones_own(plane, user, ids, stranger):
     assert stranger.http.get("/v1/jobs").json()["jobs"] == []
     assert stranger.http.get("/v1/models").json()["models"] == []
-    assert stranger.http.get("/v1/generations").json()["generations"] == []
-    assert len(user.http.get("/v1/jobs").json()["jobs"]) == 1
+    for kind in ("generations", "evaluations", "groups"):
+        assert stranger.http.get(f"/v1/{kind}").json()[kind] == []
+        assert len(user.http.get(f"/v1/{kind}").json()[kind]) == 1
+    assert len(user.http.get("/v1/jobs").json()["jobs"]) == 2  # the group's cell is one too
 
 
 @pytest.mark.parametrize(
@@ -128,7 +158,9 @@ def test_a_bad_key_opens_nothing(plane, user, key):
     del user.http.headers["Authorization"]
     headers = {} if key is None else {"Authorization": f"Bearer {key.format(id=public, secret=secret)}"}
     for method, path in OWN_ROUTES + OTHER_ROUTES:
-        answer = call(user.http, method, path.format(job="j", model="m", generation="g"), headers)
+        answer = call(
+            user.http, method, path.format(job="j", model="m", generation="g", evaluation="e", group="g"), headers
+        )
         assert answer.status_code == 401, path
         body = answer.json()
         assert body.get("code", body.get("error", {}).get("code")) in ("unauthenticated", "invalid_api_key")

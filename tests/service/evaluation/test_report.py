@@ -115,6 +115,7 @@ def test_the_page_says_figures_with_ceiling_and_floor_and_what_is_memorised() ->
     assert "ceiling 0.800<br>floor 0.200" in ours
     assert "1 picture, 1 warning" in ours
     assert "<b>0.200</b>" in base
+    assert "floor" not in base
     assert '<section id="warnings">' in page
     assert page.count('class="memorised"') == 1
     assert page.count("like a photo") == 1

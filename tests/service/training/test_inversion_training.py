@@ -30,7 +30,7 @@ INVERSION = PARAMS.model_copy(
         "num_class_images": 0,
         "prior_loss_weight": 0.0,
         "train_text_encoder": False,
-        "learning_rate": 0.01,
+        "learning_rate": 1e-3,
         "steps": STEPS,
         "checkpoint_interval_steps": BREAK,
         "train_batch_size": 4,
@@ -118,7 +118,7 @@ def test_losses_and_rows_are_those_of_one_rank(
         assert losses[0] == pytest.approx(theirs.losses()[step][0], rel=1e-5), f"step {step}"
     if name != "averaged":
         for key, row in theirs.weights.items():
-            torch.testing.assert_close(ours.weights[key], row, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(ours.weights[key], row, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "base"), [("one", "tiny"), ("stage-2", "tiny"), ("xl", "xl"), ("xl-stage-2", "xl")])
@@ -131,8 +131,7 @@ def test_only_the_rows_of_the_token_are_trained(
     assert weights.keys() == own.keys()
     for (key, row), start in zip(weights.items(), noun.values(), strict=True):
         moved = (row - start).abs()
-        assert 0 < moved.max() < 2 * INVERSION.learning_rate * STEPS, key
-        assert not torch.equal(row, own[key])
+        assert 0 < moved.max() < 2 * INVERSION.learning_rate * STEPS < (start - own[key]).abs().max(), key
 
 
 @pytest.mark.parametrize(("name", "base"), PUBLISHED.items())
