@@ -57,7 +57,11 @@ def test_a_sweep_outlives_its_actor_and_its_driver(stack: OneMachine, tmp_path: 
     )
     assert again.id == group.id, "the same request takes the same group up"
     report = group.report()
-    assert [table.title for table in report.data.tables] == ["Differences to learning_rate=0.0001", "By subject"]
+    assert [table.title for table in report.data.tables] == [
+        "Means over 1 subject",
+        "Differences to learning_rate=0.0001",
+        "By subject",
+    ]
     assert {path.name for path in report.save(tmp_path / "report").iterdir()} >= {"report.html", "report.json"}
 
 

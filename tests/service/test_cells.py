@@ -214,6 +214,7 @@ def test_a_sweep_of_two_arms_ends_with_models_scores_and_a_report(machine: Machi
     report = machine.report(group)
     assert [table["title"] for table in report["tables"]] == [
         "The paper's Table 3: prior preservation",
+        "Means over 1 subject",
         "Differences to prior",
         "By subject",
     ]

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from booth.contract.attempts import ClassPhoto
-from booth.contract.groups import CellLabels, CellSpec, GroupRecord, GroupSettings, GroupSpec
+from booth.contract.groups import CELLS_PHASE, CellLabels, CellSpec, GroupRecord, GroupSettings, GroupSpec
 from booth.contract.jobs import JobFailure
 from booth.contract.problems import FieldProblem
 from booth.contract.states import Desired, JobState, RunState
@@ -144,9 +144,10 @@ def place_of(job: Job) -> int:
 
 
 def _detail(group: Group, states: dict[JobState, int]) -> str:
-    over = sum(count for state, count in states.items() if state.is_final)
-    if group.state is not RunState.RUNNING or group.desired is not Desired.RUN or over == group.total:
+    walks = group.state is RunState.RUNNING and group.status_detail.startswith(CELLS_PHASE.capitalize())
+    if not walks:
         return group.status_detail
+    over = sum(count for state, count in states.items() if state.is_final)
     running = group.total - over - states.get(JobState.QUEUED, 0)
     failed = states.get(JobState.FAILED, 0)
     return f"{over} of {group.total} cells are over, {running} run now" + (f", {failed} failed." if failed else ".")

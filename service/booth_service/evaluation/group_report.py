@@ -38,6 +38,7 @@ def report_of(
     varied = {name for cell in cells for name in cell.labels.values}
     tables = [
         *paper.beside(settings.kind, varied),
+        over_all(finals),
         differences(finals, settings.baseline),
         by_subject(finals),
     ]
@@ -116,6 +117,26 @@ def paired(rows: Sequence[ReportRow], arm: str, baseline: str, figure: Figure) -
     for subject, seed in of_arm.keys() & of_baseline.keys():
         pairs.setdefault(subject, []).append(of_arm[subject, seed] - of_baseline[subject, seed])
     return bootstrap(over_subjects(pairs), seed=INTERVAL_SEED) if pairs else None
+
+
+def over_all(rows: Sequence[ReportRow]) -> ReportTable | None:
+    """One line for each arm, means over all subjects with their intervals, below the photos among themselves; None
+    without rows."""
+    figures = figures_of(rows)
+    ceilings: dict[str, Figure] = {
+        "dino": lambda score: score.ceiling_dino,
+        "clip_i": lambda score: score.ceiling_clip_i,
+    }
+    photos = ["Real photos", *(_mean_text(rows, ceilings.get(name, lambda score: None)) for name in figures)]
+    lines = []
+    for arm in dict.fromkeys(row.arm for row in rows):
+        of_arm = [row for row in rows if row.arm == arm]
+        lines.append([arm, *(_interval_text(_interval(of_arm, figure), "") for figure in figures.values())])
+    count = len({row.subject for row in rows})
+    head = ["Arm", *(NAMES.get(name, name) for name in figures)]
+    title = f"Means over {count} subject{'' if count == 1 else 's'}"
+    note = "Brackets hold 95 % bootstrap intervals over subjects."
+    return ReportTable(title=title, head=head, rows=[photos, *lines], note=note) if lines else None
 
 
 def by_subject(rows: Sequence[ReportRow]) -> ReportTable | None:
@@ -202,7 +223,8 @@ def _mean_text(rows: Sequence[ReportRow], figure: Figure) -> str:
     return "-" if found is None else f"{found.mean:.3f}"
 
 
-def _interval_text(found: Interval | None) -> str:
+def _interval_text(found: Interval | None, sign: str = "+") -> str:
     if found is None:
         return "-"
-    return f"{found.mean:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")
+    interval = "" if found.low is None else f" [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+    return f"{found.mean:{sign}.3f}{interval}"

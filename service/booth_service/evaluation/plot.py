@@ -52,6 +52,7 @@ class Axes:
     bottom: float
     steps: tuple[int, int]
     values: tuple[float, float]
+    unit: float
 
     def x(self, step: float) -> float:
         first, last = self.steps
@@ -92,7 +93,7 @@ def axes_of(panel: Panel, x0: float = 0, y0: float = 0) -> Axes:
     unit = tick_unit(max(values) - min(values))
     low, high = math.floor(min(values) / unit) * unit, math.ceil(max(values) / unit) * unit
     bounds = (low, high if high > low else low + unit)
-    return Axes(x0 + LEFT, x0 + WIDTH - RIGHT, y0 + TOP, y0 + HEIGHT - BOTTOM, (min(steps), max(steps)), bounds)
+    return Axes(x0 + LEFT, x0 + WIDTH - RIGHT, y0 + TOP, y0 + HEIGHT - BOTTOM, (min(steps), max(steps)), bounds, unit)
 
 
 def tick_unit(spread: float) -> float:
@@ -113,11 +114,10 @@ def _panel(draw: ImageDraw.ImageDraw, panel: Panel, names: Sequence[str], x0: fl
     axes = axes_of(panel, x0, y0)
     draw.text((axes.left, y0 + 10), panel.title, fill=INK, font=_font(15))
     low, high = axes.values
-    unit = tick_unit(high - low)
-    for number in range(round((high - low) / unit) + 1):
-        value = low + number * unit
+    for number in range(round((high - low) / axes.unit) + 1):
+        value = low + number * axes.unit
         draw.line([(axes.left, axes.y(value)), (axes.right, axes.y(value))], fill=GRID)
-        draw.text((axes.left - 6, axes.y(value)), f"{value:.4g}", fill=INK, font=_font(11), anchor="rm")
+        draw.text((axes.left - 6, axes.y(value)), f"{round(value, 6):g}", fill=INK, font=_font(11), anchor="rm")
     for step in _step_ticks(panel):
         draw.line([(axes.x(step), axes.bottom), (axes.x(step), axes.bottom + 4)], fill=INK)
         draw.text((axes.x(step), axes.bottom + 6), str(step), fill=INK, font=_font(11), anchor="ma")

@@ -69,6 +69,19 @@ def test_subjects_are_listed_with_means_over_seeds() -> None:
     ]
 
 
+def test_means_are_subject_first_and_stand_below_the_photos() -> None:
+    rows = group_report.final_rows([*CELLS, cell("tom", "with", {10: {"dino": 0.4, "ceiling_dino": 0.9}}, seed=1)])
+    table = group_report.over_all(rows)
+    assert table is not None
+    assert (table.title, table.head) == ("Means over 2 subjects", ["Arm", "DINO", "PRES"])
+    assert table.rows == [
+        ["Real photos", "0.900", "-"],
+        ["with", "0.500 [0.400, 0.600]", "0.200 [0.100, 0.300]"],
+        ["without", "0.700 [0.600, 0.800]", "0.800 [0.700, 0.900]"],
+    ]
+    assert group_report.over_all([]) is None
+
+
 def test_what_is_missing_is_said_with_its_reason() -> None:
     error = JobFailure(reason=FailureReason.NOT_FINITE, message="Not finite.", remedy="Lower it.", detail="step 3")
     broken = cell("tom", "with", {}, seed=2, status=JobState.FAILED, error=error)
@@ -100,7 +113,12 @@ def test_the_report_shows_pictures_of_finals_and_first_floors() -> None:
     report = group_report.report_of(SETTINGS, CELLS, whole, {})
     with_pictures = [row for row in report.rows if row.score.pictures]
     assert [(row.subject, row.score.step, row.score.dino) for row in with_pictures] == [("rex", 10, 0.5)]
-    assert [table.title for table in report.tables] == [paper.TABLE_3.title, "Differences to with", "By subject"]
+    assert [table.title for table in report.tables] == [
+        paper.TABLE_3.title,
+        "Means over 2 subjects",
+        "Differences to with",
+        "By subject",
+    ]
     page = report_html(report, {}, {"curves.png": plot.curves_png(group_report.panels(CELLS))})
     assert "+0.250 [+0.200, +0.300]" in page
     assert 'alt="curves.png"' in page
