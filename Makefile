@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo reproduce test test-fast test-chaos test-scale bench gpu lint install
+.PHONY: demo reproduce test test-fast test-chaos test-scale test-claims bench gpu lint install
 
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
@@ -30,6 +30,10 @@ test-chaos: install
 # Models of real sizes the whole way, in under half an hour and 16 GB, or some: make test-scale ONLY=half_width
 test-scale: install
 	$(BIN)/python tests/rows.py scale
+
+# The signs of the paper's main ablations on two subjects, in about four minutes of two quiet cores.
+test-claims: install
+	$(BIN)/python tests/rows.py claims
 
 # All figures, or some: make bench ONLY=C1,C3
 bench: install

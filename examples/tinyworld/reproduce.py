@@ -23,7 +23,7 @@ from claims import CLAIMS
 from contact_sheet import contact_sheet
 from demo import STOP_LIMIT_S, stack, timed
 from picture_rows import PHOTOS, rows_for
-from results import results_page
+from results import WORDS, results_page
 from world import SUBJECTS, Subject
 
 import booth
@@ -53,7 +53,7 @@ def main() -> None:
     validity = json.loads((HERE / "encoders" / "validity.json").read_text())
     (arguments.out / "RESULTS.md").write_text(results_page(rows, verdicts, sheets, validity, settings_of(arms)))
     for verdict in verdicts.values():
-        print(f"{ {True: 'holds', False: 'DOES NOT HOLD', None: 'not run'}[verdict.holds]:14}{verdict.claim}")
+        print(f"{WORDS[verdict.holds]:14}{verdict.claim}")
     print(f"\nTables and pictures: {(arguments.out / 'RESULTS.md').resolve()}")
 
 
