@@ -9,6 +9,7 @@ kill the same command goes on where it was, and with more --seeds it runs only t
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -42,7 +43,7 @@ def main() -> None:
     subjects, claims = SUBJECTS[: arguments.subjects], arguments.only or list(CLAIMS)
     arms = [arm for name, arm in ARMS.items() if any(name in ARMS_OF_CLAIMS[claim] for claim in claims)]
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    stop_leftover(arguments.folder / "client.json")
+    stop_leftover(arguments.folder)
     with stack(arguments.folder) as client:
         with timed("All cells"):
             cells = finished_cells(client, arms, subjects, range(arguments.seeds))
@@ -130,16 +131,27 @@ def settings_of(arms: Sequence[Arm]) -> dict[str, str]:
     }
 
 
-def stop_leftover(client_file: Path) -> None:
+def stop_leftover(folder: Path) -> None:
     """A stack that a killed run has left on this folder is stopped, since only one can use it."""
     with contextlib.suppress(FileNotFoundError, booth.BoothError, ProcessLookupError):
-        written = json.loads(client_file.read_text())
+        written = json.loads((folder / "client.json").read_text())
         with booth.Client(written["base_url"], written["api_key"]) as client:
             client.server_version()  # it is that stack, and no other process with its number
+        say("Stopping the stack that an earlier run has left.")
         os.kill(written["pid"], signal.SIGTERM)
         deadline = time.monotonic() + STOP_LIMIT_S
-        while client_file.exists() and time.monotonic() < deadline:
+        while not is_free(folder / "lock") and time.monotonic() < deadline:
             time.sleep(0.5)
+
+
+def is_free(lock: Path) -> bool:
+    """Whether no stack holds its folder's lock; it lets go of it last of all."""
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _arguments() -> argparse.Namespace:
