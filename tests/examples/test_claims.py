@@ -53,21 +53,30 @@ def test_at_equal_fidelity_both_curves_are_read_where_they_first_reach_it():
     assert (pres.holds, div.holds) == (True, True)
 
 
-def test_the_noun_is_asserted_at_small_budgets_alone_and_told_at_all():
-    rows = [
-        *rows_of(NO_PRIOR, 15, dino=0.6), *rows_of(WRONG_NOUN, 15, dino=0.5), *rows_of(NO_NOUN, 15, dino=0.4),
-        *rows_of(NO_PRIOR, 300, dino=0.9), *rows_of(WRONG_NOUN, 300, dino=0.9), *rows_of(NO_NOUN, 300, dino=0.95),
-    ]  # fmt: skip
+def nouns(correct, wrong, none, step):
+    arms = ((NO_PRIOR, correct), (WRONG_NOUN, wrong), (NO_NOUN, none))
+    return [each for arm, dino in arms for each in rows_of(arm, step, dino=dino)]
+
+
+def test_the_noun_is_asserted_over_the_small_budgets_and_told_at_all():
+    rows = [*nouns(0.3, 0.3, 0.4, 15), *nouns(0.7, 0.4, 0.5, 30), *nouns(0.9, 0.95, 0.95, 300)]
     verdict = claims.class_noun(rows)
     assert verdict.holds
-    asserted = [finding.what for finding in verdict.findings if finding.holds is not None]
-    assert asserted == ["subject fidelity at 15 steps, correct - none"]
-    assert len(verdict.findings) == 6
+    asserted = {finding.what: finding.interval.mean for finding in verdict.findings if finding.holds is not None}
+    assert asserted == {
+        "subject fidelity, mean of 15 and 30 steps, correct - none": pytest.approx(0.05),
+        "subject fidelity, mean of 15 and 30 steps, correct - wrong": pytest.approx(0.15),
+    }
+    assert len(verdict.findings) == 2 + 3 * 3
 
 
-def test_the_noun_does_not_hold_where_none_is_as_good():
-    rows = [*rows_of(NO_PRIOR, 15, dino=0.6), *rows_of(WRONG_NOUN, 15, dino=0.5), *rows_of(NO_NOUN, 15, dino=0.6)]
-    assert claims.class_noun(rows).holds is False
+@pytest.mark.parametrize(("wrong", "none"), [(0.3, 0.7), (0.7, 0.3)], ids=["none is as good", "wrong is as good"])
+def test_the_noun_does_not_hold_where_another_is_as_good(wrong, none):
+    assert claims.class_noun([*nouns(0.6, wrong, none, 15), *nouns(0.7, wrong, none, 30)]).holds is False
+
+
+def test_the_small_budgets_count_together_or_not_at_all():
+    assert claims.class_noun(nouns(0.6, 0.5, 0.4, 15)).holds is None
 
 
 @pytest.mark.parametrize(("theirs", "context", "holds"), [(0.4, 0.95, True), (0.55, 0.95, False), (0.4, 0.89, False)])
