@@ -3,15 +3,16 @@
 Budget on two quiet cores, two cells at a time, one thread each, for eight subjects and one seed (seconds of one core):
 
     class images             8 x 64 pictures of 25 steps                       100
-    prior                    8 x (600 steps of 0.095 + 6 points of 3)          600
-    no prior                 8 x (600 steps of 0.067 + 6 points of 3)          470
+    prior                    8 x (600 steps of 0.095 + 5 points of 3)          580
+    no prior                 8 x (600 steps of 0.067 + 7 points of 3)          490
     wrong noun, no noun     16 x (300 steps of 0.067 + 5 points of 3)          560
     frozen text encoder      8 x (600 steps of 0.090 + 2 points of 3)          480
-    textual inversion        8 x (1,500 steps of 0.050 + 2 points of 3)        650
-    limits                   2 x (600 steps of 0.095 + 1 point of 2)           120
-    publishing, start-ups   58 cells of about 10, 7 groups of about 30         800
+    textual inversion        8 x (1,500 steps of 0.050 + 1 point of 3)         620
+    limits                   8 x (600 steps of 0.067 + 1 point of 2)           340
+    publishing, start-ups   56 cells of about 10, 7 groups of about 40         840
 
-In all about 3,800 core seconds, or 35 minutes. A point is 32 pictures of 8 steps, 0.09 each with its encoding.
+In all about 4,000 core seconds, or 35 minutes, beside which the stack itself wants some. A point is 32 pictures of 8
+steps, 0.09 each with its encoding.
 """
 
 from dataclasses import dataclass, field
