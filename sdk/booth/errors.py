@@ -27,7 +27,7 @@ BoothWarning              what the client and the service warn of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from booth.contract.problems import FieldProblem, Problem
 
@@ -128,9 +128,9 @@ class FormatError(BoothError):
 
 
 class JobError(BoothError):
-    """About one job, generation or evaluation, which is in `job`."""
+    """About one job, generation, evaluation or group, which is in `job`."""
 
-    def __init__(self, job: Job | Run, text: str) -> None:
+    def __init__(self, job: Job | Run[Any], text: str) -> None:
         self.job = job
         super().__init__(text)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,40 +12,24 @@ from urllib.parse import quote
 
 import pydantic
 
-from booth import runs
 from booth.contract.evaluation import EvaluationPage, EvaluationRecord, EvaluationSettings, EvaluationSpec
-from booth.contract.jobs import JobFailure
 from booth.contract.problems import FieldProblem, field_problems
 from booth.contract.prompt_files import of_file
 from booth.contract.prompt_sets import PromptSetError, checked, named
-from booth.contract.states import RunState
 from booth.errors import ValidationError
 from booth.reports import Report
+from booth.runs import Run
 from booth.transport import Transport
 
 PATH = "/v1/evaluations"
 Read = TypeVar("Read")
 
 
-class Evaluation:
-    """A live handle; its fields are as of the last call that went to the service. Made anew by
-    `client.evaluations.get`."""
+class Evaluation(Run[EvaluationRecord]):
+    """A model being measured beside its baselines; made anew by `client.evaluations.get`."""
 
-    def __init__(self, transport: Transport, record: EvaluationRecord) -> None:
-        self._transport = transport
-        self._record = record
-
-    def __repr__(self) -> str:
-        return f"<booth.Evaluation {self.id} {self.status} {self.done}/{self.total}: {self.status_detail}>"
-
-    @property
-    def record(self) -> EvaluationRecord:
-        """All fields, as the service sent them."""
-        return self._record
-
-    @property
-    def id(self) -> str:
-        return self._record.id
+    path = PATH
+    record_type = EvaluationRecord
 
     @property
     def model_id(self) -> str:
@@ -54,71 +37,15 @@ class Evaluation:
         return self._record.model_id
 
     @property
-    def status(self) -> RunState:
-        return self._record.status
-
-    @property
-    def status_detail(self) -> str:
-        """What happens now, in a sentence."""
-        return self._record.status_detail
-
-    @property
-    def done(self) -> int:
-        """Pictures of all arms that are drawn."""
-        return self._record.done
-
-    @property
-    def total(self) -> int:
-        """Pictures of all arms."""
-        return self._record.total
-
-    @property
     def settings(self) -> EvaluationSettings:
         """What it runs with, every value as resolved."""
         return self._record.settings
-
-    @property
-    def error(self) -> JobFailure | None:
-        """Why it failed, and what to do; None where it did not."""
-        return self._record.error
-
-    @property
-    def created_at(self) -> datetime:
-        return self._record.created_at
 
     @property
     def estimated_s(self) -> float | None:
         """About how long it takes in all, by the newest one like it; None where there was none."""
         pace = self._record.seconds_per_picture
         return None if pace is None else pace * self.total
-
-    @property
-    def _path(self) -> str:
-        return f"{PATH}/{self.id}"
-
-    def refresh(self) -> Evaluation:
-        """This evaluation, as it stands now."""
-        self._record = self._transport.get(self._path, EvaluationRecord)
-        return self
-
-    def cancel(self) -> Evaluation:
-        """It is asked to stop. Raises ConflictError where it is over already."""
-        self._record = self._transport.post(f"{self._path}/cancel", EvaluationRecord, repeatable=True)
-        return self
-
-    def delete(self) -> None:
-        """It is gone, its pictures and its report too."""
-        self._transport.delete(self._path)
-
-    def wait(
-        self, timeout_s: float | None = None, on_progress: Callable[[Evaluation], object] | None = None
-    ) -> Evaluation:
-        """This evaluation with its report. `on_progress` sees it about every second.
-
-        Raises JobFailedError, JobCancelledError, or WaitTimeoutError after `timeout_s` seconds; then, as after
-        Ctrl-C, it goes on.
-        """
-        return runs.wait(self, self._transport, timeout_s, on_progress)
 
     def report(self) -> Report:
         """Its report. Raises ConflictError before its end."""
@@ -138,14 +65,8 @@ class Evaluations:
 
     def list(self, limit: int | None = None) -> builtins.list[Evaluation]:
         """Evaluations, newest first; `limit` is the most."""
-        found: list[Evaluation] = []
-        query: dict[str, str | int] = {}
-        while True:
-            page = self._transport.get(PATH, EvaluationPage, params=query)
-            found.extend(Evaluation(self._transport, record) for record in page.evaluations)
-            if page.next_after is None or (limit is not None and len(found) >= limit):
-                return found[:limit]
-            query["after"] = page.next_after
+        records = self._transport.newest(PATH, EvaluationPage, lambda page: page.evaluations, limit)
+        return [Evaluation(self._transport, record) for record in records]
 
 
 def begin(

@@ -8,7 +8,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from urllib.parse import quote
 
 import pydantic
 
-from booth import pictures, runs
+from booth import pictures
 from booth.contract import limits
 from booth.contract.generations import (
     GenerationPage,
@@ -26,13 +25,12 @@ from booth.contract.generations import (
     GenerationSettings,
     GenerationSpec,
 )
-from booth.contract.jobs import JobFailure
 from booth.contract.problems import FieldProblem, field_problems
-from booth.contract.states import RunState
 from booth.errors import (
     TransferError,
     ValidationError,
 )
+from booth.runs import Run
 from booth.transport import FIRST_PAUSE_S, MAX_RETRIES, Transport
 
 if TYPE_CHECKING:
@@ -42,6 +40,7 @@ SUBMIT_TIMEOUT_S = 300.0  # 16 MiB of prompts on a slow line
 PICTURES_PER_PAGE = 100
 PARALLEL_DOWNLOADS = 8
 LIST_FILE = "prompts.jsonl"
+PATH = "/v1/generations"
 
 
 class BulkPicture:
@@ -99,25 +98,11 @@ class BulkPicture:
         self._entry = next((each for each in page.pictures if each.index == self.index), self._entry)
 
 
-class Generation:
-    """A live handle; its fields are as of the last call that went to the service. Made anew by
-    `client.generations.get`."""
+class Generation(Run[GenerationRecord]):
+    """Many pictures on their way; made anew by `client.generations.get`."""
 
-    def __init__(self, transport: Transport, record: GenerationRecord) -> None:
-        self._transport = transport
-        self._record = record
-
-    def __repr__(self) -> str:
-        return f"<booth.Generation {self.id} {self.status} {self.done}/{self.total}: {self.status_detail}>"
-
-    @property
-    def record(self) -> GenerationRecord:
-        """All fields, as the service sent them."""
-        return self._record
-
-    @property
-    def id(self) -> str:
-        return self._record.id
+    path = PATH
+    record_type = GenerationRecord
 
     @property
     def model_id(self) -> str | None:
@@ -125,65 +110,9 @@ class Generation:
         return self._record.model_id
 
     @property
-    def status(self) -> RunState:
-        return self._record.status
-
-    @property
-    def status_detail(self) -> str:
-        """What happens now, in a sentence."""
-        return self._record.status_detail
-
-    @property
-    def done(self) -> int:
-        """Pictures that are there."""
-        return self._record.done
-
-    @property
-    def total(self) -> int:
-        """Pictures that were asked for."""
-        return self._record.total
-
-    @property
     def settings(self) -> GenerationSettings:
         """What every picture is drawn with, the seed included."""
         return self._record.settings
-
-    @property
-    def error(self) -> JobFailure | None:
-        """Why it failed, and what to do; None where it did not."""
-        return self._record.error
-
-    @property
-    def created_at(self) -> datetime:
-        return self._record.created_at
-
-    @property
-    def _path(self) -> str:
-        return f"/v1/generations/{self.id}"
-
-    def refresh(self) -> Generation:
-        """This generation, as it stands now."""
-        self._record = self._transport.get(self._path, GenerationRecord)
-        return self
-
-    def cancel(self) -> Generation:
-        """It is asked to stop; what was drawn stays. Raises ConflictError where it is over already."""
-        self._record = self._transport.post(f"{self._path}/cancel", GenerationRecord, repeatable=True)
-        return self
-
-    def delete(self) -> None:
-        """It is gone, its pictures too."""
-        self._transport.delete(self._path)
-
-    def wait(
-        self, timeout_s: float | None = None, on_progress: Callable[[Generation], object] | None = None
-    ) -> Generation:
-        """This generation with all its pictures. `on_progress` sees it about every second.
-
-        Raises JobFailedError, JobCancelledError, or WaitTimeoutError after `timeout_s` seconds; then, as after
-        Ctrl-C, it goes on.
-        """
-        return runs.wait(self, self._transport, timeout_s, on_progress)
 
     def pictures(self) -> Iterator[BulkPicture]:
         """The pictures that are finished by now, in order. Each is fetched when it is first looked at."""
@@ -224,19 +153,13 @@ class Generations:
 
     def get(self, generation_id: str) -> Generation:
         """The generation with this id, from any process. Raises NotFoundError."""
-        path = f"/v1/generations/{quote(generation_id, safe='')}"
+        path = f"{PATH}/{quote(generation_id, safe='')}"
         return Generation(self._transport, self._transport.get(path, GenerationRecord))
 
     def list(self, limit: int | None = None) -> builtins.list[Generation]:
         """Generations, newest first; `limit` is the most."""
-        found: list[Generation] = []
-        query: dict[str, str | int] = {}
-        while True:
-            page = self._transport.get("/v1/generations", GenerationPage, params=query)
-            found.extend(Generation(self._transport, record) for record in page.generations)
-            if page.next_after is None or (limit is not None and len(found) >= limit):
-                return found[:limit]
-            query["after"] = page.next_after
+        records = self._transport.newest(PATH, GenerationPage, lambda page: page.generations, limit)
+        return [Generation(self._transport, record) for record in records]
 
 
 def begin(

@@ -5,18 +5,16 @@ from __future__ import annotations
 import builtins
 import hashlib
 import warnings
-from collections.abc import Callable
-from datetime import datetime
 from urllib.parse import quote
 
-from booth import runs
 from booth.contract.groups import CellLabels, CellPage, CellRecord, GroupPage, GroupRecord
 from booth.contract.jobs import JobFailure, PreparedJob
 from booth.contract.scores import Score
-from booth.contract.states import JobState, RunState
+from booth.contract.states import JobState
 from booth.errors import BoothWarning
 from booth.jobs import Job, Jobs
 from booth.reports import Report
+from booth.runs import Run
 from booth.sweep import Plan
 from booth.transport import Transport
 from booth.upload import OnUpload, check_class_images, upload_missing
@@ -72,96 +70,36 @@ class Cell:
         return self._record.scores
 
 
-class Group:
-    """A live handle; its fields are as of the last call that went to the service. Made anew by `client.groups.get`."""
+class Group(Run[GroupRecord]):
+    """A sweep or benchmark on its way; made anew by `client.groups.get`.
 
-    def __init__(self, transport: Transport, record: GroupRecord) -> None:
-        self._transport = transport
-        self._record = record
+    It succeeds with what its cells came to: those that failed are no error of its own, and `states`, `cells` and the
+    report tell of them. Jobs and models of its cells outlive it.
+    """
+
+    path = PATH
+    record_type = GroupRecord
 
     def __repr__(self) -> str:
         return f"<booth.Group {self.id} {self.name!r} {self.status} {self.done}/{self.total}: {self.status_detail}>"
-
-    @property
-    def record(self) -> GroupRecord:
-        """All fields, as the service sent them."""
-        return self._record
-
-    @property
-    def id(self) -> str:
-        return self._record.id
 
     @property
     def name(self) -> str:
         return self._record.settings.name
 
     @property
-    def status(self) -> RunState:
-        return self._record.status
-
-    @property
-    def status_detail(self) -> str:
-        """What happens now, in a sentence; at the end how many cells succeeded, and why others did not."""
-        return self._record.status_detail
-
-    @property
-    def done(self) -> int:
-        """Cells that are over."""
-        return self._record.done
-
-    @property
-    def total(self) -> int:
-        """All cells."""
-        return self._record.total
-
-    @property
     def states(self) -> dict[str, int]:
         """How many cells are in each state."""
         return self._record.states
-
-    @property
-    def error(self) -> JobFailure | None:
-        """Why the group as a whole failed; None where it did not, whatever became of its cells."""
-        return self._record.error
-
-    @property
-    def created_at(self) -> datetime:
-        return self._record.created_at
-
-    @property
-    def _path(self) -> str:
-        return f"{PATH}/{self.id}"
-
-    def refresh(self) -> Group:
-        """This group, as it stands now."""
-        self._record = self._transport.get(self._path, GroupRecord)
-        return self
 
     def cells(self) -> builtins.list[Cell]:
         """All cells in their order, with the scores that are there by now."""
         page = self._transport.get(f"{self._path}/cells", CellPage)
         return [Cell(self._transport, record) for record in page.cells]
 
-    def wait(self, timeout_s: float | None = None, on_progress: Callable[[Group], object] | None = None) -> Group:
-        """This group with all cells over and its report stored. `on_progress` sees it about every second.
-
-        Cells that failed are no error: `states`, `cells` and the report tell of them. Raises JobFailedError,
-        JobCancelledError, or WaitTimeoutError after `timeout_s` seconds; then, as after Ctrl-C, the group goes on.
-        """
-        return runs.wait(self, self._transport, timeout_s, on_progress)
-
     def report(self) -> Report:
         """Its report: tables over subjects, curves over steps, pictures. Raises ConflictError before its end."""
         return Report(self._transport, f"{self._path}/report")
-
-    def cancel(self) -> Group:
-        """It and all its cells are asked to stop; models that are there stay."""
-        self._record = self._transport.post(f"{self._path}/cancel", GroupRecord, repeatable=True)
-        return self
-
-    def delete(self) -> None:
-        """It is gone with its report; jobs and models of its cells stay."""
-        self._transport.delete(self._path)
 
 
 class Groups:
@@ -191,14 +129,8 @@ class Groups:
 
     def list(self, limit: int | None = None) -> builtins.list[Group]:
         """Groups, newest first; `limit` is the most."""
-        found: list[Group] = []
-        query: dict[str, str | int] = {}
-        while True:
-            page = self._transport.get(PATH, GroupPage, params=query)
-            found.extend(Group(self._transport, record) for record in page.groups)
-            if page.next_after is None or (limit is not None and len(found) >= limit):
-                return found[:limit]
-            query["after"] = page.next_after
+        records = self._transport.newest(PATH, GroupPage, lambda page: page.groups, limit)
+        return [Group(self._transport, record) for record in records]
 
 
 def key_of(plan: Plan) -> str:

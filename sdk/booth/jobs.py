@@ -227,14 +227,9 @@ class Jobs:
 
     def list(self, status: str | None = None, limit: int | None = None) -> list[Job]:
         """Jobs, newest first: all, or those in one state; `limit` is the most."""
-        jobs: list[Job] = []
-        query: dict[str, str | int] = {} if status is None else {"status": status}
-        while True:
-            page = self._transport.get("/v1/jobs", JobPage, params=query)
-            jobs.extend(Job(self._transport, record) for record in page.jobs)
-            if page.next_after is None or (limit is not None and len(jobs) >= limit):
-                return jobs[:limit]
-            query["after"] = page.next_after
+        query = {} if status is None else {"status": status}
+        records = self._transport.newest("/v1/jobs", JobPage, lambda page: page.jobs, limit, query)
+        return [Job(self._transport, record) for record in records]
 
 
 def _reason(error: JobFailure | None) -> str:

@@ -237,14 +237,8 @@ class Models:
 
     def list(self, limit: int | None = None) -> list[Model]:
         """Models, newest first; `limit` is the most."""
-        models: list[Model] = []
-        query: dict[str, str | int] = {}
-        while True:
-            page = self._transport.get("/v1/models", ModelPage, params=query)
-            models.extend(Model(self._transport, record) for record in page.models)
-            if page.next_after is None or (limit is not None and len(models) >= limit):
-                return models[:limit]
-            query["after"] = page.next_after
+        records = self._transport.newest("/v1/models", ModelPage, lambda page: page.models, limit)
+        return [Model(self._transport, record) for record in records]
 
     def delete(self, model_id: str) -> None:
         """The model is gone, its files too."""

@@ -14,7 +14,7 @@ import httpx2
 import pydantic
 
 from booth.config import Config
-from booth.contract.base import Record
+from booth.contract.base import Page, Record
 from booth.contract.event_stream import MEDIA_TYPE, EventReader
 from booth.contract.problems import Problem
 from booth.errors import APIConnectionError, APIError, APITimeoutError, BoothError, TransferError, from_problem
@@ -31,6 +31,8 @@ _CODES = {400: "bad_request", 401: "unauthenticated", 404: "not_found", 409: "co
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 Answer = TypeVar("Answer", bound=Record)
+AnyPage = TypeVar("AnyPage", bound=Page)
+Item = TypeVar("Item")
 
 
 class Transport:
@@ -65,6 +67,24 @@ class Transport:
         """The answer to a GET."""
         response = self._call("GET", path, params=params, timeout_s=timeout_s)
         return _parsed(response, response.content, answer)
+
+    def newest(
+        self,
+        path: str,
+        page_type: type[AnyPage],
+        items: Callable[[AnyPage], list[Item]],
+        limit: int | None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> list[Item]:
+        """What a listing holds, page by page, newest first; `limit` is the most."""
+        found: list[Item] = []
+        query = dict(params or {})
+        while True:
+            page = self.get(path, page_type, params=query)
+            found.extend(items(page))
+            if page.next_after is None or (limit is not None and len(found) >= limit):
+                return found[:limit]
+            query["after"] = page.next_after
 
     def post(
         self,

@@ -252,7 +252,7 @@ def test_one_that_goes_on_is_taken_up_by_its_id(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("booth.runs.wait", interrupt)
+        patched.setattr("booth.runs.Run.wait", interrupt)
         stopped = boothctl("evaluate", "mdl_1", "-o", "out")
     assert stopped.exit_code == 130
     assert "eval_1 goes on. Take it up: boothctl evaluate mdl_1 --evaluation eval_1 -o out." in stopped.stderr

@@ -1,4 +1,4 @@
-"""The two pydantic bases: strict for what users send, tolerant for what peers of other versions answer."""
+"""The pydantic bases: strict for what users send, tolerant for what peers of other versions answer."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,3 +13,9 @@ class Record(BaseModel):
     """Output and stored data: unknown fields are ignored, so that old clients outlive new servers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Page(Record):
+    """A part of a listing; `next_after` is None on the last one."""
+
+    next_after: str | None = None

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from booth.contract import generations, limits
 from booth.contract.attempts import StoredFile
-from booth.contract.base import Record, Request
+from booth.contract.base import Page, Record, Request
 from booth.contract.drawing import SchedulerName
 from booth.contract.jobs import ClipText, JobFailure, PromptCase, PromptSetName, PromptText, Words
 from booth.contract.scores import Score
@@ -145,11 +145,10 @@ class EvaluationRecord(Record):
     finished_at: datetime | None = None
 
 
-class EvaluationPage(Record):
-    """Evaluations, newest first; `next_after` is None on the last page."""
+class EvaluationPage(Page):
+    """Evaluations, newest first."""
 
     evaluations: list[EvaluationRecord]
-    next_after: str | None = None
 
 
 class Arm(Record):

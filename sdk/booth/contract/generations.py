@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 from pydantic_core import PydanticCustomError
 
 from booth.contract import limits
-from booth.contract.base import Record, Request
+from booth.contract.base import Page, Record, Request
 from booth.contract.drawing import Prompt, SchedulerName
 from booth.contract.jobs import JobFailure
 from booth.contract.models import SidePx
@@ -107,11 +107,10 @@ class GenerationRecord(Record):
     finished_at: datetime | None = None
 
 
-class GenerationPage(Record):
-    """Generations, newest first; `next_after` is None on the last page."""
+class GenerationPage(Page):
+    """Generations, newest first."""
 
     generations: list[GenerationRecord]
-    next_after: str | None = None
 
 
 class GenerationPicture(Record):

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints
 
 from booth.contract import limits
 from booth.contract.attempts import StoredFile
-from booth.contract.base import Record, Request
+from booth.contract.base import Page, Record, Request
 from booth.contract.jobs import JobFailure, JobSpec, Words
 from booth.contract.scores import Score
 from booth.contract.states import JobState, RunState
@@ -89,11 +89,10 @@ class GroupRecord(Record):
     finished_at: datetime | None = None
 
 
-class GroupPage(Record):
-    """Groups, newest first; `next_after` is None on the last page."""
+class GroupPage(Page):
+    """Groups, newest first."""
 
     groups: list[GroupRecord]
-    next_after: str | None = None
 
 
 class CellRecord(Record):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from booth.contract import limits
-from booth.contract.base import Record, Request
+from booth.contract.base import Page, Record, Request
 from booth.contract.drawing import SchedulerName
 from booth.contract.states import FailureReason, JobState
 
@@ -366,11 +366,10 @@ class JobRecord(Record):
     finished_at: datetime | None = None
 
 
-class JobPage(Record):
-    """Jobs, newest first; `next_after` is None on the last page."""
+class JobPage(Page):
+    """Jobs, newest first."""
 
     jobs: list[JobRecord]
-    next_after: str | None = None
 
 
 class Event(Record):

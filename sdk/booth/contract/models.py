@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Base64Bytes, Field
 
 from booth.contract import limits
-from booth.contract.base import Record, Request
+from booth.contract.base import Page, Record, Request
 from booth.contract.drawing import Fraction, NegativePrompt, Prompt, PromptEdit, SchedulerName
 from booth.contract.jobs import CheckpointChoice, Crop, ExportDtype, LrSchedule, Method, OptimizerName, Precision
 from booth.contract.problems import Problem
@@ -34,11 +34,10 @@ class ModelRecord(Record):
     created_at: datetime
 
 
-class ModelPage(Record):
-    """Models, newest first; `next_after` is None on the last page."""
+class ModelPage(Page):
+    """Models, newest first."""
 
     models: list[ModelRecord]
-    next_after: str | None = None
 
 
 class ModelFile(Record):
