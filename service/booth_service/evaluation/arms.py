@@ -107,4 +107,11 @@ def _part(vectors: Vectors, start: int, end: int) -> Vectors:
     rows = torch.arange(start, end)
     distances = {(i - start, j - start): value for (i, j), value in vectors.distances.items() if start <= i < j < end}
     labels = {head: each[start:end] for head, each in vectors.labels.items()}
-    return replace(vectors, subject=vectors.subject[rows], clip=vectors.clip[rows], labels=labels, distances=distances)
+    return replace(
+        vectors,
+        subject=vectors.subject[rows],
+        clip=vectors.clip[rows],
+        labels=labels,
+        distances=distances,
+        to_photos=vectors.to_photos[rows],
+    )

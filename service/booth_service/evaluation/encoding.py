@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -12,7 +13,7 @@ from booth.contract.attempts import StoredFile
 from booth.contract.bulk import DrawnPicture
 from booth.contract.jobs import PromptCase
 from booth_service.evaluation.encoders import BATCH, load_suite
-from booth_service.evaluation.score import Asked, asked_of
+from booth_service.evaluation.score import Asked, asked_of, photo_vectors
 from booth_service.evaluation.thumbnails import thumbnail
 from booth_service.evaluation.vectors import Vectors, vectors_of
 from booth_service.storage.base_model import content_sha256, materialize
@@ -93,7 +94,7 @@ class Encoder:
         if task is None:
             return Encoded(references=self._references())
         images = self._read(task.pictures)
-        vectors = vectors_of(self.suite, images, task.cases)
+        vectors = vectors_of(self.suite, images, task.cases, self._photos)
         small = {
             picture.key: thumbnail(image, self.work.thumbnail_px)
             for picture, image in zip(task.pictures, images, strict=True)
@@ -105,9 +106,13 @@ class Encoder:
         return Encoded(task.arm, block)
 
     def _references(self) -> References:
-        photos = vectors_of(self.suite, self._read(self.work.photos))
+        photos = photo_vectors(self.suite, self._photos)
         asked = tuple(asked_of(self.suite, cases) for cases in self.work.cases)
         return References(photos, asked, self.suite.describe())
+
+    @cached_property
+    def _photos(self) -> list[Image.Image]:
+        return self._read(self.work.photos)
 
     def _read(self, files: Sequence[DrawnPicture] | Sequence[StoredFile]) -> list[Image.Image]:
         with ThreadPoolExecutor(READ_THREADS) as pool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from booth_service.errors import ScoreError
 
+COPY_SHARE = 0.5  # of the smallest LPIPS between two photos: a picture below it is a copy of one
 TOLERANCE = 1e-3  # of a unit vector's length; half-precision vectors keep to it
 
 DEFINITIONS = {
@@ -30,8 +31,8 @@ DEFINITIONS = {
     "itself. What a perfect model would come to.",
     "attributes": "The share of pictures in which the attribute head sees what the prompt asks for, over the pictures "
     "whose prompt asks for something that the head knows.",
-    "memorised": "Pictures whose subject vector is nearer to one photo than any two photos are to each other: they are "
-    "likely to repeat that photo.",
+    "memorised": "Pictures whose subject vector is nearer to one photo than any two photos are to each other, or whose "
+    "LPIPS to one photo is below half of the smallest between two photos: they are likely to repeat that photo.",
     "averaging": "First over the pictures of a subject, then over the subjects, each with the same weight.",
     "interval": "Percentile bootstrap over the subjects, 95 %; differences are paired by subject.",
 }
@@ -121,6 +122,21 @@ def memorised(generated: Tensor, real: Tensor) -> list[int]:
     """The pictures that are nearer to one photo than any two photos are to each other, in order."""
     closest = float(_between_photos(real).max())
     return [row for row, (_, cosine) in enumerate(nearest_photos(generated, real)) if cosine > closest]
+
+
+def repeated(to_photos: Tensor, between_photos: Sequence[float]) -> dict[int, int]:
+    """Picture -> the photo that it repeats, scene and all: whose LPIPS to it is below half of the smallest between two
+    photos. `to_photos` (N, M) are those of each picture to each photo.
+
+    What makes two pictures one and the same for a subject encoder need not be their scene, so that `memorised` alone
+    would miss a copy. Nothing is one without two different photos to compare with.
+    """
+    if to_photos.numel() == 0 or not between_photos:
+        return {}
+    nearest = to_photos.min(dim=1)
+    limit = min(between_photos) * COPY_SHARE
+    rows = [row for row, distance in enumerate(nearest.values.tolist()) if distance < limit]
+    return {row: int(nearest.indices[row]) for row in rows}
 
 
 def _between_photos(real: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Within a subject every picture counts the same; averages over subjects are made 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -67,9 +67,10 @@ def score(
     """The score of pictures drawn of the cases, beside the subject's photos and pictures of its class."""
 
     def seen(pairs: Sequence[tuple[ScoredPicture, Image.Image]], with_pairs: bool) -> Drawn:
-        records = [record for record, _ in pairs]
-        numbers = [record.case for record in records] if with_pairs else None
-        return Drawn(records, vectors_of(suite, [image for _, image in pairs], numbers))
+        records, images = [record for record, _ in pairs], [image for _, image in pairs]
+        if not with_pairs:
+            return Drawn(records, vectors_of(suite, images))
+        return Drawn(records, vectors_of(suite, images, [record.case for record in records], photos))
 
     return score_of(
         step=step,
@@ -77,9 +78,14 @@ def score(
         cases=cases,
         asked=asked_of(suite, cases),
         drawn=seen(drawings, with_pairs=True),
-        photos=vectors_of(suite, photos),
+        photos=photo_vectors(suite, photos),
         of_class=seen(class_drawings, with_pairs=False) if class_drawings else None,
     )
+
+
+def photo_vectors(suite: Suite, photos: Sequence[Image.Image]) -> Vectors:
+    """The photos as the suite sees them, every two of them compared."""
+    return vectors_of(suite, photos, [0] * len(photos))
 
 
 def score_of(
@@ -94,8 +100,9 @@ def score_of(
 ) -> Score:
     """The score from vectors alone: pure. Raises ScoreError, naming the row, for vectors that no figure can be made of.
 
-    `drawn.vectors` hold the distances of all pairs of a case's pictures, `photos` no distances; without `of_class`
-    there is no PRES. With a single photo there is no ceiling, and nothing says what is memorised.
+    `drawn.vectors` hold the distances of all pairs of a case's pictures, and to the photos, and `photos` those among
+    themselves, where they were measured; without `of_class` there is no PRES. With a single photo there is no ceiling,
+    and nothing says what is memorised.
     """
     numbers = _case_numbers(drawn, cases)
     seen, real = drawn.vectors, photos
@@ -107,6 +114,7 @@ def score_of(
     nearest = metrics.nearest_photos(seen.subject, real.subject)
     # the frozen base has not seen the photos: what is like one of them there is chance
     memorised = metrics.memorised(seen.subject, real.subject) if has_ceiling and step else []
+    repeated = metrics.repeated(seen.to_photos, list(real.distances.values())) if step else {}
     unseen = [row for row, number in enumerate(numbers) if cases[number].is_unseen]
     pictures = [
         record.model_copy(
@@ -133,8 +141,8 @@ def score_of(
         ceiling_dino=ceiling_dino,
         ceiling_clip_i=metrics.ceiling(real.clip) if has_ceiling else None,
         accuracies=_accuracies(seen, asked, numbers),
-        memorised=memorised,
-        warnings=warnings_of(cases, pictures, ceiling_dino, memorised, asked, photos) if step else [],
+        memorised=sorted({*memorised, *repeated}),
+        warnings=warnings_of(cases, pictures, ceiling_dino, memorised, repeated, asked, photos) if step else [],
         cases=list(cases),
         pictures=pictures,
         class_pictures=_of_class(of_class, real),
@@ -146,6 +154,7 @@ def warnings_of(
     pictures: Sequence[ScoredPicture],
     ceiling_dino: float | None,
     memorised: Sequence[int],
+    repeated: Mapping[int, int],
     asked: Asked,
     photos: Vectors,
 ) -> list[str]:
@@ -170,6 +179,11 @@ def warnings_of(
         found.append(
             f"Memorised? {len(memorised)} of {len(pictures)} pictures are nearer to a photo than any two photos are to "
             f"each other (photos {', '.join(map(str, like))})."
+        )
+    if repeated:
+        found.append(
+            f"Memorised? {len(repeated)} of {len(pictures)} pictures repeat a photo with its scene (photos "
+            f"{', '.join(map(str, sorted(set(repeated.values()))))})."
         )
     return found + _contexts_of_photos(pictures, asked, photos)
 

@@ -22,13 +22,19 @@ class Vectors:
     """N pictures as a suite sees them, in their order.
 
     subject (N, D) and clip (N, D') float32 unit vectors; `labels` N for each head; `distances` LPIPS by pairs (i, j),
-    i < j, of the pictures of one case that were measured.
+    i < j, of the pictures of one case that were measured; `to_photos` (N, M) float64 LPIPS to each photo of the
+    subject, (N, 0) where they were not measured.
     """
 
     subject: Tensor
     clip: Tensor
     labels: dict[str, list[str]] = field(default_factory=dict)
     distances: dict[Pair, float] = field(default_factory=dict)
+    to_photos: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
+
+    def __post_init__(self) -> None:
+        if self.to_photos.numel() == 0:
+            object.__setattr__(self, "to_photos", torch.empty(len(self), 0, dtype=torch.float64))
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -43,6 +49,7 @@ class Vectors:
             "labels": torch.frombuffer(bytearray(told), dtype=torch.uint8),
             "pairs": torch.tensor(pairs, dtype=torch.int64).reshape(len(pairs), 2),
             "distances": torch.tensor([self.distances[pair] for pair in pairs], dtype=torch.float64),
+            "to_photos": self.to_photos.contiguous(),
         }
         data: bytes = save(tensors)
         return data
@@ -58,6 +65,7 @@ class Vectors:
                 clip=tensors["clip"],
                 labels=json.loads(bytes(tensors["labels"].tolist())),
                 distances=dict(zip(pairs, tensors["distances"].tolist(), strict=True)),
+                to_photos=tensors["to_photos"],
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise ScoreError(
@@ -65,8 +73,14 @@ class Vectors:
             ) from error
 
 
-def vectors_of(suite: Suite, images: Sequence[Image.Image], cases: Sequence[object] | None = None) -> Vectors:
-    """The pictures as the suite sees them. `cases` tells which pictures are of one prompt: their pairs are measured.
+def vectors_of(
+    suite: Suite,
+    images: Sequence[Image.Image],
+    cases: Sequence[object] | None = None,
+    photos: Sequence[Image.Image] = (),
+) -> Vectors:
+    """The pictures as the suite sees them. `cases` tells which pictures are of one prompt: their pairs are measured;
+    and so is the distance of each picture to each of `photos`.
 
     Raises ScoreError, naming the picture, where one gives no vector.
     """
@@ -79,7 +93,14 @@ def vectors_of(suite: Suite, images: Sequence[Image.Image], cases: Sequence[obje
         clip=suite.clip_image_vectors(images),
         labels=suite.attributes(images),
         distances=dict(zip(pairs, distances.tolist(), strict=True)),
+        to_photos=_to_photos(suite, images, photos),
     )
+
+
+def _to_photos(suite: Suite, images: Sequence[Image.Image], photos: Sequence[Image.Image]) -> Tensor:
+    left = [image for image in images for _ in photos]
+    found = suite.perceptual_distances(left, list(photos) * len(images))
+    return found.double().reshape(len(images), len(photos))
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:
@@ -98,4 +119,5 @@ def joined(parts: Sequence[Vectors]) -> Vectors:
         clip=torch.cat([part.clip for part in parts]),
         labels={head: [label for part in parts for label in part.labels[head]] for head in parts[0].labels},
         distances=distances,
+        to_photos=torch.cat([part.to_photos for part in parts]),
     )

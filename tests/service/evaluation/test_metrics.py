@@ -53,6 +53,13 @@ def test_accuracy_leaves_out_what_was_not_asked():
         metrics.accuracy(["sea"], ["sea", "sea"])
 
 
+def test_a_picture_much_nearer_to_a_photo_than_photos_are_to_each_other_repeats_it():
+    to_photos = torch.tensor([[0.19, 0.5], [0.6, 0.1], [0.2, 0.4]], dtype=torch.float64)
+    assert metrics.repeated(to_photos, [0.4, 0.9]) == {0: 0, 1: 1}  # 0.2 is half of 0.4, and not below it
+    assert metrics.repeated(to_photos, []) == {}  # of one photo
+    assert metrics.repeated(torch.empty(3, 0), [0.4]) == {}  # not measured
+
+
 def test_a_picture_nearer_to_a_photo_than_photos_are_to_each_other_is_memorised():
     near = torch.nn.functional.normalize(X + 0.1 * Y, dim=0)
     photos = rows(X, DIAGONAL, Z)  # the closest two: cosine 0.707

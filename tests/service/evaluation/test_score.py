@@ -13,7 +13,7 @@ from booth.contract.scores import ScoredPicture
 from booth_service.errors import ScoreError
 from booth_service.evaluation import metrics
 from booth_service.evaluation.encoders import load_suite
-from booth_service.evaluation.score import Asked, Drawn, asked_label, asked_of, score, score_of
+from booth_service.evaluation.score import Asked, Drawn, asked_label, asked_of, photo_vectors, score, score_of
 from booth_service.evaluation.vectors import Vectors, joined, vectors_of
 
 X, Y, Z = torch.eye(3)
@@ -39,6 +39,20 @@ def drawn(*subject: torch.Tensor, labels=("jungle", "jungle", "beach")) -> Drawn
 
 def scored(pictures: Drawn, step: int = 5, photos: Vectors = PHOTOS, of_class: Drawn | None = None):
     return score_of(step=step, suite="tiny", cases=CASES, asked=ASKED, drawn=pictures, photos=photos, of_class=of_class)
+
+
+def test_a_picture_that_repeats_a_photo_with_its_scene_is_warned_of():
+    photos = replace(PHOTOS, distances={(0, 1): 0.5})
+    plain = drawn(at(45), at(45), at(45))  # no nearer to one photo than to the other
+    copied = replace(
+        plain, vectors=replace(plain.vectors, to_photos=torch.tensor([[0.3, 0.4], [0.5, 0.2], [0.6, 0.5]]))
+    )
+    assert scored(plain, photos=photos).memorised == [0, 1, 2]  # nearer than the photos to each other, all three
+    far = replace(copied, vectors=replace(copied.vectors, subject=torch.stack([Z, Z, Z])))
+    found = scored(far, photos=photos)
+    assert found.memorised == [1]
+    assert "Memorised? 1 of 3 pictures repeat a photo with its scene (photos 1)." in found.warnings
+    assert scored(far, step=0, photos=photos).memorised == []  # the frozen base has not seen the photos
 
 
 def test_every_figure_is_as_by_hand():
@@ -168,17 +182,17 @@ def test_blocks_come_to_the_same_score_as_all_at_once(tmp_path):
         photos=photos,
         class_drawings=[(record(0, seed), image) for seed, image in enumerate(of_class)],
     )
-    blocks = [Vectors.from_bytes(vectors_of(suite, images[i : i + 2], [i, i]).to_bytes()) for i in (0, 2)]
+    blocks = [Vectors.from_bytes(vectors_of(suite, images[i : i + 2], [i, i], photos).to_bytes()) for i in (0, 2)]
     parts = score_of(
         step=5,
         suite="tiny",
         cases=CASES,
         asked=asked_of(suite, CASES),
         drawn=Drawn(records, joined(blocks)),
-        photos=vectors_of(suite, photos),
+        photos=photo_vectors(suite, photos),
         of_class=Drawn([record(0, 0), record(0, 1)], vectors_of(suite, of_class)),
     )
-    assert parts.warnings == whole.warnings
+    assert (parts.warnings, parts.memorised) == (whole.warnings, whole.memorised)
     for name in ("dino", "clip_i", "clip_t", "pres", "div", "unseen_dino", "ceiling_dino"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), abs=1e-5)
     assert whole.dino == pytest.approx(
