@@ -193,7 +193,7 @@ def memorisation(rows: Rows) -> Verdict:
 def warns_of_the_scene(row: ReportRow) -> bool:
     """Whether a picture of the training scene is too like a photo, or their mean fidelity above the photos' own."""
     (subject,) = [subject for subject in SUBJECTS if subject.name == row.subject]
-    of_scene = any(number // IMAGES_PER_CONTEXT == TRAINING_SCENE for number in row.score.memorised)
+    of_scene = any(number // IMAGES_PER_CONTEXT == TRAINING_SCENE for number in row.score.like_a_photo)
     return of_scene or any(CONTEXTS[subject.contexts[0]] in warning for warning in row.score.warnings)
 
 

@@ -50,7 +50,7 @@ def _table(scores: Sequence[Score], selected_step: int | None) -> tuple[list[str
             str(score.step),
             *(_figure(getattr(score, field)) for field in columns.values()),
             *(_figure(score.accuracies.get(head)) for head in heads),
-            str(len(score.memorised)),
+            str(len(score.like_a_photo)),
             "*" if score.step == selected_step else "",
         ]
         for score in scores

@@ -88,7 +88,7 @@ class Report:
             "ceiling": score.ceiling_dino,
             "ceiling_clip_i": score.ceiling_clip_i,
             "floor": None if floor is None else floor.dino,
-            "memorised": len(score.memorised),
+            "memorised": len(score.like_a_photo),
             **{f"{head}_right": share for head, share in score.accuracies.items()},
         }
 

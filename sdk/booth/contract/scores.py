@@ -28,7 +28,8 @@ class Score(Record):
 
     `step` 0 is the frozen base, drawn with the noun in the subject's place: the floor. `ceiling_*` are the photos among
     themselves. `unseen_dino` is `dino` over prompts whose context no photo shows. `accuracies` are shares of pictures
-    whose attribute is what the prompt says, by head. `memorised` are numbers of pictures too like a training photo.
+    whose attribute is what the prompt says, by head. `memorised` are numbers of pictures too like a
+    training photo's subject, `repeated` of those that repeat a photo with its scene, asked for or not.
     """
 
     step: int
@@ -43,10 +44,16 @@ class Score(Record):
     ceiling_clip_i: float | None = None
     accuracies: dict[str, float] = {}
     memorised: list[int] = []
+    repeated: list[int] = []
     warnings: list[str] = []
     cases: list[PromptCase] = []
     pictures: list[ScoredPicture] = []
     class_pictures: list[ScoredPicture] = []
+
+    @property
+    def like_a_photo(self) -> list[int]:
+        """Numbers of all pictures that a training photo may have been remembered in."""
+        return sorted({*self.memorised, *self.repeated})
 
 
 class StepScore(Record):

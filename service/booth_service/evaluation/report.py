@@ -153,7 +153,7 @@ def _arm(row: ReportRow, pictures: Mapping[str, bytes], seen: set[str]) -> str:
 
 def _prompt(number: int, case: PromptCase, score: Score, pictures: Mapping[str, bytes]) -> str:
     cells = "".join(
-        _cell(each.key, pictures, f"seed {each.seed}", _said(each), is_memorised=place in score.memorised)
+        _cell(each.key, pictures, f"seed {each.seed}", _said(each), is_memorised=place in score.like_a_photo)
         for place, each in enumerate(score.pictures)
         if each.case == number
     )

@@ -138,7 +138,7 @@ def _first(rows: Sequence[ReportRow], subject: str, number: int) -> Cell | None:
         return None
     case = number % len(score.cases)
     found = ((place, each) for place, each in enumerate(score.pictures) if each.case == case)
-    return next((Cell(each.key, place in score.memorised) for place, each in found), None)
+    return next((Cell(each.key, place in score.like_a_photo) for place, each in found), None)
 
 
 def _photo(report: Report, subject: str) -> Cell | None:

@@ -30,7 +30,7 @@ class Line:
     @property
     def memorised(self) -> int:
         """Pictures too like a training photo."""
-        return sum(len(row.score.memorised) for row in self.rows)
+        return sum(len(row.score.like_a_photo) for row in self.rows)
 
 
 NAMES = {

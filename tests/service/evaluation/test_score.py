@@ -50,9 +50,9 @@ def test_a_picture_that_repeats_a_photo_with_its_scene_is_warned_of():
     assert scored(plain, photos=photos).memorised == [0, 1, 2]  # nearer than the photos to each other, all three
     far = replace(copied, vectors=replace(copied.vectors, subject=torch.stack([Z, Z, Z])))
     found = scored(far, photos=photos)
-    assert found.memorised == [1]
+    assert (found.memorised, found.repeated, found.like_a_photo) == ([], [1], [1])
     assert "Memorised? 1 of 3 pictures repeat a photo with its scene (photos 1)." in found.warnings
-    assert scored(far, step=0, photos=photos).memorised == []  # the frozen base has not seen the photos
+    assert scored(far, step=0, photos=photos).like_a_photo == []  # the frozen base has not seen the photos
 
 
 def test_every_figure_is_as_by_hand():
@@ -192,7 +192,7 @@ def test_blocks_come_to_the_same_score_as_all_at_once(tmp_path):
         photos=photo_vectors(suite, photos),
         of_class=Drawn([record(0, 0), record(0, 1)], vectors_of(suite, of_class)),
     )
-    assert (parts.warnings, parts.memorised) == (whole.warnings, whole.memorised)
+    assert (parts.warnings, parts.like_a_photo) == (whole.warnings, whole.like_a_photo)
     for name in ("dino", "clip_i", "clip_t", "pres", "div", "unseen_dino", "ceiling_dino"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), abs=1e-5)
     assert whole.dino == pytest.approx(
