@@ -1,47 +1,64 @@
-"""A sweep on all the real parts, its actor and then its driver killed -9: models, scores and a report all the same."""
+"""A sweep on all the real parts, its actor and then its driver killed -9: models, scores and a report
+all the same."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 from one_machine import OneMachine
 
 import booth
 
-pytestmark = pytest.mark.ray
-
 TEAPOT = Path(__file__).parents[2] / "examples" / "tinyworld" / "subjects" / "teapot"
-NOUN = "bear"  # nobody else of this run makes its class images
 STEPS, INTERVAL, WITHIN_S = 120, 20, 400
 SCORING = booth.ScoringOptions(
     prompts=["a photo of {0} {1} in the city"], num_images=1, num_class_images=1, num_inference_steps=2
 )
 
 
-def test_a_sweep_outlives_its_actor_and_its_driver(stack: OneMachine, tmp_path: Path) -> None:
-    client = booth.Client(stack.base_url, stack.api_key)
-    options = booth.TrainingOptions(checkpoint_interval_steps=INTERVAL)
-    group = client.sweep(
-        booth.Subject(TEAPOT, "sks", NOUN),
+def row(folder: Path) -> str:
+    """Kill the actor in its first cell, then the group's driver; look at what both cells and the report came to."""
+    machine = OneMachine(folder / "data")
+    machine.start()
+    try:
+        with booth.Client(machine.base_url, machine.api_key) as client:
+            group = swept(client)
+            first = group.cells()[0].job
+            until(lambda: stored_steps(first) >= INTERVAL, f"{first} never came so far")
+            kill(machine, "ray::CellProcess")
+            until(lambda: first.refresh().record.attempt == 2 and trains(first), f"no second attempt: {first}")
+            kill(machine, "booth_service.cells", group.id)
+            group.wait(timeout_s=WITHIN_S)
+            assert swept(client).id == group.id, "the same request takes the same group up"
+            return seen(client, group, folder)
+    finally:
+        machine.stop()
+
+
+def swept(client: booth.Client) -> booth.Group:
+    """The sweep: of one subject, two learning rates, one cell at a time."""
+    return client.sweep(
+        booth.Subject(TEAPOT, "sks", "teapot"),
         vary={"learning_rate": [1e-4, 2e-4]},
-        dials={"steps": STEPS, "num_class_images": 8, "train_batch_size": 1, "options": options},
+        dials={
+            "steps": STEPS,
+            "num_class_images": 8,
+            "train_batch_size": 1,
+            "options": booth.TrainingOptions(checkpoint_interval_steps=INTERVAL),
+        },
         scoring=SCORING,
         cells_at_once=1,
     )
-    first = group.cells()[0].job
-    until(lambda: stored_steps(first) >= INTERVAL, f"{first} never came so far")
-    kill(stack, "ray::CellProcess")
-    until(lambda: first.refresh().record.attempt == 2 and trains(first), f"no second attempt: {first}")
-    kill(stack, "booth_service.cells", group.id)
-    group.wait(timeout_s=WITHIN_S)
 
+
+def seen(client: booth.Client, group: booth.Group, folder: Path) -> str:
+    """Both cells with models and scores, their set of class images made once, each attempt resumed; and the report."""
     assert (group.states, group.record.attempt) == ({"succeeded": 2}, 2)
     cells = group.cells()
     assert all(cell.scores()[-1].step == STEPS and cell.scores()[-1].dino is not None for cell in cells)
     assert {cell.model_id for cell in cells} <= {model.id for model in client.models.list()}
-    told = [event.message for event in first.events()]
+    told = logs_of(cells[0].job)
     assert any("A training process died." in message for message in told), "by the group's driver"
     assert any("The Ray cluster that ran the job is gone." in message for message in told), "with the group's driver"
     resumed = [int(message.rpartition("from step ")[2].split()[0]) for message in told if "from step" in message]
@@ -49,21 +66,14 @@ def test_a_sweep_outlives_its_actor_and_its_driver(stack: OneMachine, tmp_path: 
     assert all(step >= INTERVAL and step % INTERVAL == 0 for step in resumed), resumed
     made = [message for cell in cells for message in logs_of(cell.job) if message.startswith("class images: 0 reused")]
     assert len(made) == 1, "the class's set is made once"
-    again = client.sweep(
-        booth.Subject(TEAPOT, "sks", NOUN),
-        vary={"learning_rate": [1e-4, 2e-4]},
-        dials={"steps": STEPS, "num_class_images": 8, "train_batch_size": 1, "options": options},
-        scoring=SCORING,
-        cells_at_once=1,
-    )
-    assert again.id == group.id, "the same request takes the same group up"
     report = group.report()
     assert [table.title for table in report.data.tables] == [
         "Means over 1 subject",
         "Differences to learning_rate=0.0001",
         "By subject",
     ]
-    assert {path.name for path in report.save(tmp_path / "report").iterdir()} >= {"report.html", "report.json"}
+    assert {path.name for path in report.save(folder / "report").iterdir()} >= {"report.html", "report.json"}
+    return f"2 cells of {STEPS} steps, gone on from steps {', '.join(map(str, resumed))}, one set of class images"
 
 
 def logs_of(job: booth.Job) -> list[str]:
@@ -87,9 +97,9 @@ def until(is_so: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.1)
 
 
-def kill(stack: OneMachine, *words: str) -> None:
+def kill(machine: OneMachine, *words: str) -> None:
     """Every process of the stack whose command line holds all these words is killed."""
-    found = [process for process in stack.processes() if all(word in line_of(process) for word in words)]
+    found = [process for process in machine.processes() if all(word in line_of(process) for word in words)]
     for process in found:
         process.kill()
     assert found, f"the stack has no process {words}"
