@@ -26,10 +26,10 @@ class Workload:
 
     def photos(self) -> list[Picture]:
         """Decoded when they are used, as those of a job are."""
-        return pictures(self.folder / "photos", self.params.instance_prompt)
+        return pictures(self.folder / "photos", [self.params.instance_prompt])
 
     def class_images(self) -> list[Picture]:
-        return pictures(self.folder / "class_images", self.params.class_prompt)
+        return pictures(self.folder / "class_images", [self.params.class_prompt])
 
 
 def write(folder: Path, base: Path, resolution: int, steps: int, train_batch_size: int = 1) -> Workload:
