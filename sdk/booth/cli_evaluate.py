@@ -9,7 +9,7 @@ import typer
 
 from booth import cli_output as out
 from booth.cli_output import AsJson
-from booth.cli_runs import detaching, follower
+from booth.cli_runs import detaching, follower, remove, show_id, show_listed, stop
 from booth.client import Client
 from booth.evaluations import Evaluation
 from booth.reports import Report
@@ -90,7 +90,7 @@ def evaluate(
             )
         out.say(estimate(run))
         if detach:
-            _show(run, as_json)
+            show_id(run, as_json)
         else:
             _follow(run, out_dir, as_json)
 
@@ -107,22 +107,8 @@ def ls(limit: Limit = 50, as_json: AsJson = False) -> None:
     """List evaluations, newest first."""
     with Client() as client:
         found = client.evaluations.list(limit)
-    if as_json:
-        out.show_json([each.record.model_dump(mode="json") for each in found])
-    elif found:
-        rows = [
-            [
-                each.id,
-                each.status.value,
-                f"{each.done}/{each.total}",
-                each.model_id,
-                f"{each.created_at:%Y-%m-%d %H:%M}",
-            ]
-            for each in found
-        ]
-        out.show_table(("ID", "STATUS", "PICTURES", "MODEL", "CREATED"), rows)
-    else:
-        out.say("no evaluations; `boothctl evaluate` makes one")
+    header = ("ID", "STATUS", "PICTURES", "MODEL", "CREATED")
+    show_listed(found, header, _row, "no evaluations; `boothctl evaluate` makes one", as_json)
 
 
 @evaluations_app.command()
@@ -132,9 +118,7 @@ def cancel(
 ) -> None:
     """Ask an evaluation to stop."""
     with Client() as client:
-        run = client.evaluations.get(evaluation_id).cancel()
-    out.say(f"{run.id} is asked to stop")
-    _show(run, as_json)
+        stop(client.evaluations.get(evaluation_id), as_json)
 
 
 @evaluations_app.command()
@@ -146,12 +130,7 @@ def rm(
 ) -> None:
     """Delete evaluations with their pictures and reports; what runs of them ends."""
     with Client() as client:
-        for evaluation_id in evaluation_ids:
-            client.evaluations.get(evaluation_id).delete()
-            if not as_json:
-                typer.echo(evaluation_id)
-    if as_json:
-        out.show_json([{"id": evaluation_id} for evaluation_id in evaluation_ids])
+        remove(client.evaluations.get, evaluation_ids, as_json)
 
 
 def estimate(run: Evaluation) -> str:
@@ -172,6 +151,10 @@ def table_of(report: Report) -> tuple[tuple[str, ...], list[list[str]]]:
         for names, row in zip(named, rows, strict=True)
     ]
     return ((*(["SUBJECT"] if several else []), "ARM", *(name.upper() for name in figures), "MEMORISED"), lines)
+
+
+def _row(each: Evaluation) -> list[str]:
+    return [each.id, each.status.value, f"{each.done}/{each.total}", each.model_id, f"{each.created_at:%Y-%m-%d %H:%M}"]
 
 
 def _figure(value: Any) -> str:
@@ -197,10 +180,3 @@ def _follow(run: Evaluation, out_dir: Path | None, as_json: bool) -> None:
         out.show_json({"evaluation": run.record.model_dump(mode="json"), "table": report.table()})
     else:
         out.show_table(*table_of(report))
-
-
-def _show(run: Evaluation, as_json: bool) -> None:
-    if as_json:
-        out.show_json(run.record.model_dump(mode="json"))
-    else:
-        typer.echo(run.id)

@@ -9,7 +9,7 @@ import typer
 
 from booth import cli_output as out
 from booth.cli_output import AsJson, ModelId
-from booth.cli_runs import detaching, follower
+from booth.cli_runs import detaching, follower, remove, show_id, show_listed, stop
 from booth.client import Client
 from booth.contract.problems import FieldProblem
 from booth.errors import JobCancelledError, JobError, JobFailedError, ValidationError
@@ -64,7 +64,7 @@ def generate_many(
         )
         out.say(f"{generation.id} is queued: {generation.total} pictures")
         if detach:
-            _show(generation, as_json)
+            show_id(generation, as_json)
         else:
             _follow_and_fetch(generation, out_dir, as_json)
 
@@ -81,22 +81,8 @@ def ls(limit: Limit = 50, as_json: AsJson = False) -> None:
     """List generations, newest first."""
     with Client() as client:
         found = client.generations.list(limit)
-    if as_json:
-        out.show_json([each.record.model_dump(mode="json") for each in found])
-    elif found:
-        rows = [
-            [
-                each.id,
-                each.status.value,
-                f"{each.done}/{each.total}",
-                each.model_id or each.record.base_model,
-                f"{each.created_at:%Y-%m-%d %H:%M}",
-            ]
-            for each in found
-        ]
-        out.show_table(("ID", "STATUS", "PICTURES", "MODEL", "CREATED"), rows)
-    else:
-        out.say("no generations; `boothctl generate-many` makes one")
+    header = ("ID", "STATUS", "PICTURES", "MODEL", "CREATED")
+    show_listed(found, header, _row, "no generations; `boothctl generate-many` makes one", as_json)
 
 
 @generations_app.command()
@@ -110,9 +96,7 @@ def download(generation_id: GenerationId, out_dir: OutDir = Path("."), as_json: 
 def cancel(generation_id: GenerationId, as_json: AsJson = False) -> None:
     """Ask a generation to stop; what was drawn stays."""
     with Client() as client:
-        generation = client.generations.get(generation_id).cancel()
-    out.say(f"{generation.id} is asked to stop")
-    _show(generation, as_json)
+        stop(client.generations.get(generation_id), as_json)
 
 
 @generations_app.command()
@@ -124,12 +108,7 @@ def rm(
 ) -> None:
     """Delete generations with all their pictures; what runs of them ends."""
     with Client() as client:
-        for generation_id in generation_ids:
-            client.generations.get(generation_id).delete()
-            if not as_json:
-                typer.echo(generation_id)
-    if as_json:
-        out.show_json([{"id": generation_id} for generation_id in generation_ids])
+        remove(client.generations.get, generation_ids, as_json)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -144,6 +123,16 @@ def read_prompts(path: Path) -> list[str]:
     if len(prompts) < len(lines):
         out.say(f"{path}: {len(lines) - len(prompts)} blank line(s) are left out")
     return prompts
+
+
+def _row(each: Generation) -> list[str]:
+    return [
+        each.id,
+        each.status.value,
+        f"{each.done}/{each.total}",
+        each.model_id or each.record.base_model,
+        f"{each.created_at:%Y-%m-%d %H:%M}",
+    ]
 
 
 def _refused(path: Path, message: str, remedy: str) -> ValidationError:
@@ -169,11 +158,4 @@ def _follow_and_fetch(generation: Generation, out_dir: Path, as_json: bool) -> N
             raise ended
     finally:
         if as_json and generation.status.is_final:
-            _show(generation, as_json)
-
-
-def _show(generation: Generation, as_json: bool) -> None:
-    if as_json:
-        out.show_json(generation.record.model_dump(mode="json"))
-    else:
-        typer.echo(generation.id)
+            show_id(generation, as_json)

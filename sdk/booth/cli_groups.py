@@ -9,7 +9,7 @@ import typer
 
 from booth import cli_output as out
 from booth.cli_output import AsJson
-from booth.cli_runs import detaching, follower
+from booth.cli_runs import detaching, follower, remove, show_id, show_listed, stop
 from booth.client import Client
 from booth.contract.evaluation import ReportTable
 from booth.groups import Cell, Group
@@ -36,23 +36,8 @@ def ls(limit: Limit = 50, as_json: AsJson = False) -> None:
     """List groups, newest first."""
     with Client() as client:
         found = client.groups.list(limit)
-    if as_json:
-        out.show_json([each.record.model_dump(mode="json") for each in found])
-    elif found:
-        rows = [
-            [
-                each.id,
-                each.status.value,
-                f"{each.done}/{each.total}",
-                each.record.settings.kind,
-                f"{each.created_at:%Y-%m-%d %H:%M}",
-                each.name,
-            ]
-            for each in found
-        ]
-        out.show_table(("ID", "STATUS", "CELLS", "KIND", "CREATED", "NAME"), rows)
-    else:
-        out.say("no groups; `boothctl sweep` and `boothctl benchmark` make some")
+    header = ("ID", "STATUS", "CELLS", "KIND", "CREATED", "NAME")
+    show_listed(found, header, _row, "no groups; `boothctl sweep` and `boothctl benchmark` make some", as_json)
 
 
 @groups_app.command()
@@ -89,9 +74,7 @@ def report(group_id: GroupId, out_dir: OutDir = Path("."), as_json: AsJson = Fal
 def cancel(group_id: GroupId, as_json: AsJson = False) -> None:
     """Ask a group and all its cells to stop; models that are there stay."""
     with Client() as client:
-        group = client.groups.get(group_id).cancel()
-    out.say(f"{group.id} is asked to stop")
-    _show_id(group, as_json)
+        stop(client.groups.get(group_id), as_json)
 
 
 @groups_app.command()
@@ -101,12 +84,7 @@ def rm(
 ) -> None:
     """Delete groups with their reports; jobs and models of their cells stay."""
     with Client() as client:
-        for group_id in group_ids:
-            client.groups.get(group_id).delete()
-            if not as_json:
-                typer.echo(group_id)
-    if as_json:
-        out.show_json([{"id": group_id} for group_id in group_ids])
+        remove(client.groups.get, group_ids, as_json)
 
 
 def show(group: Group, out_dir: Path | None, *, detach: bool, as_json: bool) -> None:
@@ -115,7 +93,7 @@ def show(group: Group, out_dir: Path | None, *, detach: bool, as_json: bool) -> 
     Exits with 3 where not one cell has a model.
     """
     if detach:
-        return _show_id(group, as_json)
+        return show_id(group, as_json)
     again = f"boothctl {group.record.settings.kind} ... --group {group.id}" + (f" -o {out_dir}" if out_dir else "")
     with detaching(group, again, f"boothctl groups cancel {group.id}"), follower() as on_progress:
         group.wait(on_progress=on_progress)
@@ -139,6 +117,17 @@ def group_text(group: Group) -> str:
     if group.error is not None:
         lines += [f"error:     {group.error.message} {group.error.detail}".rstrip(), f"remedy:    {group.error.remedy}"]
     return "\n".join(lines)
+
+
+def _row(each: Group) -> list[str]:
+    return [
+        each.id,
+        each.status.value,
+        f"{each.done}/{each.total}",
+        each.record.settings.kind,
+        f"{each.created_at:%Y-%m-%d %H:%M}",
+        each.name,
+    ]
 
 
 def _cell_row(cell: Cell) -> list[str]:
@@ -172,10 +161,3 @@ def _show_report(group: Group, out_dir: Path | None, as_json: bool) -> None:
 def _show_table(table: ReportTable) -> None:
     typer.echo(f"\n{table.title}")
     out.show_table(table.head, table.rows)
-
-
-def _show_id(group: Group, as_json: bool) -> None:
-    if as_json:
-        out.show_json(group.record.model_dump(mode="json"))
-    else:
-        typer.echo(group.id)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from booth import cli_output as out
+from booth.runs import Run
+
+AnyRun = TypeVar("AnyRun", bound=Run[Any])
 
 
 @contextmanager
@@ -38,6 +41,42 @@ def follower() -> Iterator[Callable[[Any], None]]:
             bar.update(task, description=each.status.value, completed=each.done, total=each.total, detail=detail(each))
 
         yield show
+
+
+def show_id(run: Run[Any], as_json: bool) -> None:
+    """The run's id, or in JSON its record, is on stdout."""
+    if as_json:
+        out.show_json(run.record.model_dump(mode="json"))
+    else:
+        typer.echo(run.id)
+
+
+def show_listed(
+    found: Sequence[AnyRun], header: Sequence[str], row: Callable[[AnyRun], list[str]], none: str, as_json: bool
+) -> None:
+    """Runs as a table, or in JSON their records; `none` is said where there are none."""
+    if as_json:
+        out.show_json([each.record.model_dump(mode="json") for each in found])
+    elif found:
+        out.show_table(header, [row(each) for each in found])
+    else:
+        out.say(none)
+
+
+def stop(run: Run[Any], as_json: bool) -> None:
+    """It is asked to stop, and that is said."""
+    out.say(f"{run.cancel().id} is asked to stop")
+    show_id(run, as_json)
+
+
+def remove(get: Callable[[str], Run[Any]], ids: Sequence[str], as_json: bool) -> None:
+    """Each of these is deleted, and its id said as soon as it is."""
+    for run_id in ids:
+        get(run_id).delete()
+        if not as_json:
+            typer.echo(run_id)
+    if as_json:
+        out.show_json([{"id": run_id} for run_id in ids])
 
 
 class _Lines:

@@ -1,16 +1,14 @@
 """The spine of a generation's attempt, on a real object store and a real HTTP server: nothing is drawn twice."""
 
 import hashlib
-import json
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from class_sets import flip_a_byte
+from listening_plane import ListeningPlane, listening_plane
 from pydantic import SecretStr
 from stored_base import store_base
 from tiny_base import write_tiny_base
@@ -31,43 +29,10 @@ pytestmark = pytest.mark.s3
 PROMPTS = ["a photo of a teapot", "a photo of a cat", "a photo of a dog"]
 
 
-class ControlPlane(ThreadingHTTPServer):
-    """Takes beats and reports, and keeps them."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.said: list[tuple[str, dict[str, Any]]] = []
-        self.desired = "run"
-
-    @property
-    def beats(self) -> list[tuple[str, int]]:
-        progress = [body["progress"] for path, body in self.said if path.endswith("/beat")]
-        return [(each["phase"], each["step"]) for each in progress]
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: ControlPlane
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.said.append((self.path, body))
-        answer = json.dumps({"desired": self.server.desired}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def control_plane() -> Iterator[ControlPlane]:
-    server = ControlPlane()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def control_plane() -> Iterator[ListeningPlane]:
+    with listening_plane() as server:
+        yield server
 
 
 @dataclass
@@ -112,7 +77,7 @@ class Attempts:
 
 @pytest.fixture
 def attempts(
-    object_store: ObjectStore, control_plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest
+    object_store: ObjectStore, control_plane: ListeningPlane, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Attempts:
     files = store_base(object_store, write_tiny_base(tmp_path / "tiny"))
     model = ModelRef(model_id="base", base_model="tiny", base_files=files)
@@ -134,7 +99,7 @@ def attempts(
     return found
 
 
-def manifest_in(attempts: Attempts, control_plane: ControlPlane) -> GenerationManifest:
+def manifest_in(attempts: Attempts, control_plane: ListeningPlane) -> GenerationManifest:
     """The one that was reported last."""
     path, report = control_plane.said[-1]
     assert path == "/internal/runs/gen-1/1/done"
@@ -142,7 +107,7 @@ def manifest_in(attempts: Attempts, control_plane: ControlPlane) -> GenerationMa
 
 
 def test_every_picture_is_drawn_once_from_its_own_seed_and_named(
-    attempts: Attempts, control_plane: ControlPlane
+    attempts: Attempts, control_plane: ListeningPlane
 ) -> None:
     make = attempts.run(Here())
     assert [task.first for task in make.drawn] == [0, 4, 8]
@@ -160,7 +125,7 @@ def test_every_picture_is_drawn_once_from_its_own_seed_and_named(
 
 
 def test_an_attempt_that_follows_draws_what_is_missing_alone_to_equal_bits(
-    attempts: Attempts, control_plane: ControlPlane
+    attempts: Attempts, control_plane: ListeningPlane
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         attempts.run(Here(dies_after=2))
@@ -180,7 +145,7 @@ def test_an_attempt_that_follows_draws_what_is_missing_alone_to_equal_bits(
 
 
 @pytest.mark.parametrize("damage", ["flipped", "gone", "no record"])
-def test_a_damaged_block_is_drawn_again(attempts: Attempts, control_plane: ControlPlane, damage: str) -> None:
+def test_a_damaged_block_is_drawn_again(attempts: Attempts, control_plane: ListeningPlane, damage: str) -> None:
     attempts.run(Here())
     before, block = attempts.stored(), attempts.blocks()[4]
     if damage == "flipped":
@@ -195,7 +160,9 @@ def test_a_damaged_block_is_drawn_again(attempts: Attempts, control_plane: Contr
     assert attempts.stored() == before
 
 
-def test_an_attempt_that_nobody_wants_stops_at_its_next_block(attempts: Attempts, control_plane: ControlPlane) -> None:
+def test_an_attempt_that_nobody_wants_stops_at_its_next_block(
+    attempts: Attempts, control_plane: ListeningPlane
+) -> None:
     control_plane.desired = "cancel"
     make = Here()
 
