@@ -13,7 +13,7 @@ from booth.contract.jobs import TRAINING_PHASE, JobFailure, Params, Progress
 from booth.contract.scores import StepScore
 from booth.contract.serving import ModelRef
 from booth.contract.states import Desired, FailureReason, JobState
-from booth_service.control import policy, samples, scores
+from booth_service.control import attempts, policy, samples, scores
 from booth_service.control.problems import ProblemError, conflict, not_found
 from booth_service.control.records import Attempt, AttemptState, Job, JobEvent, Model
 from booth_service.settings import Settings
@@ -140,7 +140,7 @@ def end_attempt(
         return
     attempt.state = AttemptState.CLOSING
     attempt.ended_at = now
-    attempt.reason = reason = _true_reason(job, attempt, end.reason)
+    attempt.reason = reason = attempts.true_reason(job.desired, attempt, end.reason)
     attempt.detail = attempt.detail or end.detail
     is_lost = FailureReason.CLUSTER_LOST
     alike = Attempt.reason == is_lost if reason is is_lost else Attempt.reason != is_lost
@@ -164,25 +164,6 @@ def is_last_try(session: Session, job: Job, attempt: Attempt, settings: Settings
     """Whether the job fails should this attempt, which is not its first, end as any of the earlier did."""
     earlier = session.scalars(select(Attempt.reason).where(Attempt.job_id == job.id, Attempt.n < attempt.n)).all()
     return policy.is_last_try(earlier, settings)
-
-
-def note_submitted(session: Session, attempt: Attempt, now: datetime) -> None:
-    """Ray has the attempt's job. From now on, a cluster that does not know it has lost it."""
-    session.get_one(Attempt, (attempt.job_id, attempt.n)).submitted_at = now
-
-
-def note_stop(session: Session, attempt: Attempt, reason: FailureReason, detail: str) -> None:
-    """The attempt will end for this reason; its driver's own story comes second."""
-    row = session.get_one(Attempt, (attempt.job_id, attempt.n), with_for_update=True)
-    if row.state is AttemptState.ACTIVE and row.stop_reason is None:
-        row.stop_reason, row.detail = reason, detail
-
-
-def close_attempt(session: Session, attempt: Attempt, now: datetime) -> None:
-    """Nothing of the attempt runs any more."""
-    row = session.get_one(Attempt, (attempt.job_id, attempt.n), with_for_update=True)
-    row.state = AttemptState.CLOSED
-    row.closed_at = now
 
 
 def succeed(
@@ -237,15 +218,6 @@ def _locked_attempt(session: Session, job_id: str, number: int, fence: int | Non
 
 def _active(session: Session, job: Job) -> Attempt | None:
     return session.scalar(select(Attempt).where(Attempt.job_id == job.id, Attempt.state == AttemptState.ACTIVE))
-
-
-def _true_reason(job: Job, attempt: Attempt, said: FailureReason) -> FailureReason:
-    """Why we stopped it outweighs what the driver makes of being stopped."""
-    if attempt.stop_reason is not None:
-        return attempt.stop_reason
-    if job.desired is Desired.CANCEL:
-        return FailureReason.CANCELLED
-    return FailureReason.INTERNAL if said in (FailureReason.CANCELLED, FailureReason.SUPERSEDED) else said
 
 
 def _finish(session: Session, job: Job, now: datetime, state: JobState, status_detail: str) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from booth.contract.states import Desired, JobState
 from booth_service.control import (
     attempt_logs,
+    attempts,
     groups,
     lifecycle,
     policy,
@@ -103,7 +104,7 @@ class Reconciler:
             case policy.Stop(reason, detail):
                 if reason is not None:
                     with database.write() as session:
-                        lifecycle.note_stop(session, attempt, reason, detail)
+                        attempts.note_stop(session, attempt, reason, detail)
                 if job.group_id is None:  # a cell's Ray job is its group's
                     launcher.stop(attempt.ray_submission_id)
             case policy.End(reason, detail):
@@ -115,7 +116,7 @@ class Reconciler:
                     attempt_logs.keep(self.plane, job, attempt)
                 clear_unpublished(self.plane, job, attempt)
                 with database.write() as session:
-                    lifecycle.close_attempt(session, attempt, now)
+                    attempts.close(session, attempt, now)
 
     def _launch(self, job: Job, attempt: Attempt) -> None:
         database, now = self.plane.database, self.plane.now()
@@ -127,7 +128,7 @@ class Reconciler:
                 lifecycle.say(session, job.id, now, "The Ray cluster does not take jobs; waiting for it.")
             return
         with database.write() as session:
-            lifecycle.note_submitted(session, attempt, now)
+            attempts.note_submitted(session, attempt, now)
 
     def _score_beside(self, attempt: Attempt) -> None:
         """The attempt's checkpoints are scored beside its gang, by a Ray job that ends by itself with the training."""

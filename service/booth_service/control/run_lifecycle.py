@@ -15,7 +15,7 @@ from booth.contract.attempts import Beat
 from booth.contract.evaluation import ENCODING_PHASE, REPORT_PHASE
 from booth.contract.jobs import JobFailure
 from booth.contract.states import Desired, FailureReason, RunState
-from booth_service.control import policy
+from booth_service.control import attempts, policy
 from booth_service.control.problems import conflict, not_found
 from booth_service.control.records import AttemptState, Evaluation, Generation, Model, Run, RunAttempt
 from booth_service.settings import Settings
@@ -135,7 +135,7 @@ def end_attempt(
         return
     attempt.state = AttemptState.CLOSING
     attempt.ended_at = now
-    attempt.reason = reason = _true_reason(run, attempt, end.reason)
+    attempt.reason = reason = attempts.true_reason(run.desired, attempt, end.reason)
     attempt.detail = attempt.detail or end.detail
     match policy.outcome(reason, _failures(session, attempt, reason), settings):
         case policy.Cancel():
@@ -173,30 +173,11 @@ def succeed(session: Session, run_id: str, number: int, fence: int, manifest: tu
     _finish(run, now, RunState.SUCCEEDED, f"All {run.counts} are there.")
 
 
-def note_submitted(session: Session, attempt: RunAttempt, now: datetime) -> None:
-    """Ray has the attempt's job."""
-    session.get_one(RunAttempt, (attempt.run_id, attempt.n)).submitted_at = now
-
-
 def note_first(session: Session, attempt: RunAttempt, moved_at: datetime) -> RunAttempt:
     """Work was done in this attempt, before any of it was finished."""
     row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)
     row.first_at = row.first_at or moved_at
     return row
-
-
-def note_stop(session: Session, attempt: RunAttempt, reason: FailureReason, detail: str) -> None:
-    """The attempt will end for this reason; its driver's own story comes second."""
-    row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)
-    if row.state is AttemptState.ACTIVE and row.stop_reason is None:
-        row.stop_reason, row.detail = reason, detail
-
-
-def close_attempt(session: Session, attempt: RunAttempt, now: datetime) -> None:
-    """Nothing of the attempt runs any more."""
-    row = session.get_one(RunAttempt, (attempt.run_id, attempt.n), with_for_update=True)
-    row.state = AttemptState.CLOSED
-    row.closed_at = now
 
 
 def locked_attempt(session: Session, run_id: str, number: int, fence: int | None) -> tuple[Run, RunAttempt]:
@@ -223,15 +204,6 @@ def _failures(session: Session, attempt: RunAttempt, reason: FailureReason) -> i
     alike = RunAttempt.reason == is_lost if reason is is_lost else RunAttempt.reason != is_lost
     since = RunAttempt.n > (session.scalar(drew) or 0)
     return session.scalar(select(func.count()).where(of_it, alike, since)) or 1
-
-
-def _true_reason(run: Run, attempt: RunAttempt, said: FailureReason) -> FailureReason:
-    """Why we stopped it outweighs what the driver makes of being stopped."""
-    if attempt.stop_reason is not None:
-        return attempt.stop_reason
-    if run.desired is Desired.CANCEL:
-        return FailureReason.CANCELLED
-    return FailureReason.INTERNAL if said in (FailureReason.CANCELLED, FailureReason.SUPERSEDED) else said
 
 
 def _stop_wanting(session: Session, run: Run, now: datetime) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 
 from booth.contract.states import FailureReason
-from booth_service.control import group_cells, policy, run_policy
+from booth_service.control import attempts, group_cells, policy, run_policy
 from booth_service.control import run_lifecycle as lifecycle
 from booth_service.control.launcher import ClusterAway, RayJob
 from booth_service.control.plane import Plane
@@ -80,7 +80,7 @@ def _apply(
         case policy.Stop(reason, detail):
             if reason is not None:
                 with plane.database.write() as session:
-                    lifecycle.note_stop(session, attempt, reason, detail)
+                    attempts.note_stop(session, attempt, reason, detail)
             plane.launcher.stop(attempt.ray_submission_id)
         case policy.End(reason, detail):
             end = policy.End(reason, "\n".join(filter(None, [detail, ray.message])))
@@ -89,7 +89,7 @@ def _apply(
         case policy.Close():
             _keep_log(plane, run, attempt)
             with plane.database.write() as session:
-                lifecycle.close_attempt(session, attempt, now)
+                attempts.close(session, attempt, now)
 
 
 def _launch(plane: Plane, run: Run, attempt: RunAttempt) -> None:
@@ -101,7 +101,7 @@ def _launch(plane: Plane, run: Run, attempt: RunAttempt) -> None:
             lifecycle.say(session, attempt.run_id, "The Ray cluster does not take jobs; waiting for it.")
         return
     with plane.database.write() as session:
-        lifecycle.note_submitted(session, attempt, plane.now())
+        attempts.note_submitted(session, attempt, plane.now())
 
 
 def _keep_log(plane: Plane, run: Run, attempt: RunAttempt) -> None:
