@@ -33,6 +33,7 @@ def job(stack: OneMachine, tmp_path_factory: pytest.TempPathFactory) -> booth.Jo
             "teapot",
             steps=STEPS,
             num_class_images=CLASS_IMAGES,
+            class_prompt="a picture of a teapot",  # test_whole_way counts the class images it makes itself
             seed=4,
             options=booth.TrainingOptions(scoring=scoring, select_checkpoint="fidelity"),
         )
