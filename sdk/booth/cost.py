@@ -43,7 +43,7 @@ def of_group(spec: GroupSpec, base_models: Sequence[BaseModelRecord], finished: 
         if record is None:
             continue  # the service names those that it has
         recipe = record.recipe
-        own_steps = 1 if cell.job.method == "ip_adapter" else cell.job.steps or recipe.steps
+        own_steps = _steps_of(cell, recipe)
         steps += own_steps
         pictures += pictures_of(cell, recipe)
         if (count := class_images_of(cell, recipe)) is not None:
@@ -65,6 +65,8 @@ def pictures_of(cell: CellSpec, recipe: Recipe) -> int:
 
 def class_images_of(cell: CellSpec, recipe: Recipe) -> int | None:
     """Class images that a cell asks the base model for; None where it needs none."""
+    if cell.job.method not in (None, "dreambooth"):
+        return None
     weight = recipe.prior_loss_weight if cell.job.prior_loss_weight is None else cell.job.prior_loss_weight
     count = recipe.num_class_images if cell.job.num_class_images is None else cell.job.num_class_images
     return count if weight and count and not cell.job.class_images else None
@@ -78,6 +80,13 @@ def seconds_per_step(finished: Sequence[JobRecord], base_model: str) -> float | 
         if job.params.base_model == base_model and job.started_at and job.finished_at and job.params.steps
     ]
     return median(paces) if paces else None
+
+
+def _steps_of(cell: CellSpec, recipe: Recipe) -> int:
+    if cell.job.method == "ip_adapter":
+        return 0
+    of_inversion = recipe.inversion_steps if cell.job.method == "textual_inversion" else None
+    return cell.job.steps or of_inversion or recipe.steps
 
 
 def _prompts_of(scoring: ScoringOptions, recipe: Recipe) -> int:

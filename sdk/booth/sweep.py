@@ -12,7 +12,7 @@ import pydantic
 
 from booth.contract import limits
 from booth.contract.groups import CellSpec, GroupKind, GroupSpec
-from booth.contract.jobs import ClassImageRef, JobSpec, ScoringOptions, TrainingOptions
+from booth.contract.jobs import ClassImageRef, JobSpec, PhotoRef, ScoringOptions, TrainingOptions
 from booth.contract.problems import FieldProblem, field_problems
 from booth.errors import ImageValidationError, ValidationError
 from booth.images import Collection, SentFile, collect, collect_class_images
@@ -194,6 +194,8 @@ def _job(
     photos = pictures.of(changes.pop("images", subject.images), f"subjects.{name}.images")
     own = pictures.class_of(changes.pop("class_images", subject.class_images), f"subjects.{name}.class_images")
     options = dict(changes.pop("options"))
+    if changes.get("method") == "ip_adapter":
+        changes = {"num_photos": 1, "token": None, **changes}  # one photo is read, and no token taught
     count = changes.pop("num_photos", None)
     refs = [photo.ref for photo in photos.photos]
     if not refs:
@@ -208,15 +210,24 @@ def _job(
         remedy = f"Give {MIN_SCORED_PHOTOS} or more: scores compare photos with each other. Or leave the subject out."
         problems.append(_problem(f"subjects.{name}.images", "", f"Subject {name} has one photo.", remedy))
         return None
+    if options.get("scoring"):
+        refs = [ref if place < (count or len(refs)) else _held_out(ref) for place, ref in enumerate(refs)]
+    else:
+        refs = refs[:count]
     given = {"token": subject.token, "class_noun": subject.class_noun, "class_prompt": subject.class_prompt, **changes}
     try:
         class_images = [photo.class_ref for photo in own.photos]
-        return JobSpec(images=refs[:count], class_images=class_images, options=options, **given)
+        return JobSpec(images=refs, class_images=class_images, options=options, **given)
     except pydantic.ValidationError as error:
         place = f"{name}, {arm.name}"
         found = field_problems(error.errors())
         problems += [each.model_copy(update={"field": f"{place}: {each.field}"}) for each in found]
         return None
+
+
+def _held_out(ref: PhotoRef) -> PhotoRef:
+    """The photo as one that arms with fewer are scored with too, so that all are measured alike."""
+    return ref.model_copy(update={"held_out": True})
 
 
 def _scoring_of(scoring: ScoringOptions, subject: Subject, changes: Changes) -> ScoringOptions:

@@ -1,4 +1,4 @@
-"""The way of a job that trains nothing: its photo as an IP-Adapter takes it -> publish. `driver.py` goes it.
+"""The way of a job that trains nothing: its photo as an IP-Adapter takes it -> publish -> scores. `driver.py` goes it.
 
 The method "ip_adapter" (Ye et al. 2023). What is published is the photo's embeddings, some kilobytes; all other files
 of the model are the base model's and its adapter's.
@@ -18,10 +18,11 @@ from booth.contract.ip_adapter import EMBEDS, EMBEDS_PATH
 from booth.contract.jobs import Progress
 from booth.contract.states import JobState
 from booth_service import actor_pool
-from booth_service.beats import Line, Pulse
+from booth_service.beats import Pulse
 from booth_service.diffusion.components import load_pipeline
 from booth_service.diffusion.image_prompt import embeds_of_photo
 from booth_service.publish.publisher import publish_manifest
+from booth_service.score_stage import ScoreDesk, score_run
 from booth_service.storage import keys
 from booth_service.storage.base_model import materialize
 from booth_service.storage.s3 import ObjectStore
@@ -46,9 +47,10 @@ Read = Callable[[PhotoWork], StoredFile]
 """Stores the photo's embeddings and answers their record; `on_a_device` on a cluster."""
 
 
-def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, read: Read, *, use_gpu: bool) -> None:
+def run(scoring: ScoreDesk, read: Read) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
-    work = work_of(brief, store, scratch_dir, use_gpu=use_gpu)
+    brief, line, store = scoring.work.brief, scoring.line, scoring.work.store
+    work = work_of(brief, store, scoring.work.scratch_dir, use_gpu=scoring.work.use_gpu)
     reading = Progress(phase=READING_PHASE, total_steps=1)
     with Pulse(line, brief.fence, JobState.PREPARING, reading) as pulse:
         pulse.say(reading)
@@ -56,6 +58,7 @@ def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, r
         pulse.check()
         pulse.say(Progress(phase="publishing", step=1, total_steps=1), state=JobState.PUBLISHING)
     key, sha256 = publish_manifest(brief, [embeds], store)
+    score_run(scoring)
     line.published(Published(fence=brief.fence, manifest_key=key, manifest_sha256=sha256))
     print(f"published {key}", flush=True)
 
@@ -63,7 +66,7 @@ def run(brief: Brief, line: Line, store: ObjectStore, scratch_dir: str | None, r
 def work_of(brief: Brief, store: ObjectStore, scratch_dir: str | None, *, use_gpu: bool) -> PhotoWork:
     """What the attempt's one photo is read with, and where its embeddings go."""
     return PhotoWork(
-        photo=brief.photos[0],
+        photo=brief.trained_photos[0],
         base_files=brief.base_files,
         adapter_files=brief.adapter_files,
         key=keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, EMBEDS_PATH),

@@ -66,8 +66,8 @@ def run(brief: Brief, line: Line, config: Settings, hands: Hands) -> None:
     """Every step of the attempt, in order. Raises ServiceError."""
     store = ObjectStore(config.s3_bucket, config.s3_endpoint_url, config.s3_region)
     if brief.params.method == "ip_adapter":
-        use_gpu = hands.uses_gpu(brief.serving_gpus)
-        return adapter.run(brief, line, store, config.scratch_dir, hands.read, use_gpu=use_gpu)
+        work = ScoreWork(brief, store, config.scratch_dir, hands.uses_gpu(brief.serving_gpus))
+        return adapter.run(ScoreDesk(work, line, hands.score, hands.report), hands.read)
     layout = hands.lay_out(brief, config, store)
     print(f"plan: {layout.why}", flush=True)
     preparing = Progress(phase=CLASS_IMAGES_PHASE, total_steps=brief.params.num_class_images)

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load
 from torch import nn
 
 from booth.contract.attempts import Brief
+from booth.contract.ip_adapter import EMBEDS
 from booth.contract.jobs import Scoring
 from booth.contract.scores import Score, ScoredPicture, StepScore
 from booth_service.diffusion.batch import Row, Setting, sample_batch
 from booth_service.diffusion.components import family_of, load_pipeline
+from booth_service.diffusion.image_prompt import ImagePrompt, load_adapter
 from booth_service.evaluation.encoders import Suite, load_suite
 from booth_service.evaluation.score import score
 from booth_service.publish.publisher import DTYPES
@@ -51,10 +54,11 @@ class ScoreWork:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Weights to score: those of the checkpoint after `step` steps, or (None) the frozen base's."""
+    """What to score: the weights of the checkpoint after `step` steps, the photo as the job's IP-Adapter reads it, or
+    (None) the frozen base. `key` is where it is stored."""
 
     step: int
-    checkpoint: str | None
+    key: str | None
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,14 @@ class Scorer:
             torch.set_num_threads(1)  # as trained and served: more would draw other last digits
         self._pipeline: Any = None
         self._holds_base = False
+        self._photo: ImagePrompt | None = None
 
     def score(self, task: ScoreTask, on_pictures: OnPictures = lambda count: None) -> StepScore:
         """The score of these weights, stored with its pictures. Raises StorageError, CheckpointMismatch, EncoderError,
         ScoreError."""
         suite = self.suite  # before an hour of drawing for nothing
         pipeline = self._with_weights(task)
-        cases, of_class = wanted(self.work.scoring, is_base=task.checkpoint is None)
+        cases, of_class = wanted(self.work.scoring, is_base=task.key is None)
         drawn = list(self._drawn(pipeline, task, cases, on_pictures))
         class_drawn = list(self._drawn(pipeline, task, of_class, on_pictures))
         found = score(
@@ -103,23 +108,34 @@ class Scorer:
 
     @cached_property
     def photos(self) -> list[Image.Image]:
-        """The photos of the first subject: the one that is scored."""
-        stored = [photo for photo in self.work.brief.photos if photo.subject == 0]
+        """The photos that pictures are compared with."""
+        stored = self.work.brief.scored_photos
         return [_opened(self.work.store.get(photo.key, photo.sha256)) for photo in stored]
 
     def _with_weights(self, task: ScoreTask) -> Any:
-        """The pipeline with the task's weights."""
+        """The pipeline with the task's weights, or the base's beside the photo that pictures look at."""
         brief, store = self.work.brief, self.work.store
-        if self._pipeline is None or (task.checkpoint is None and not self._holds_base):
+        if self._pipeline is None or (task.key is None and not self._holds_base):
             self._pipeline = None  # before the next one comes
             folder = materialize(store, brief.base_files, self.work.scratch_dir)
             dtype = DTYPES[brief.params.export_dtype] if self.work.use_gpu else torch.float32
             self._pipeline = load_pipeline(folder, dtype).to(self.device)
             self._family = family_of(folder)
-        self._holds_base = task.checkpoint is None
-        if task.checkpoint is not None:
-            put_checkpoint(self._modules(), brief.params, task.checkpoint, store)
+        reads_photo = brief.params.method == "ip_adapter" and task.key is not None
+        self._photo = self._read_photo(task) if reads_photo else None
+        self._holds_base = reads_photo or task.key is None
+        if not self._holds_base:
+            assert task.key is not None
+            put_checkpoint(self._modules(), brief.params, task.key, store)
         return self._pipeline
+
+    def _read_photo(self, task: ScoreTask) -> ImagePrompt:
+        """The photo as the attempt's IP-Adapter has read it. Raises StorageError, BaseModelError."""
+        brief, store = self.work.brief, self.work.store
+        assert task.key is not None
+        embeds = load(store.get(task.key))[EMBEDS].to(self.device)
+        adapter = load_adapter(self._pipeline, materialize(store, brief.adapter_files, self.work.scratch_dir))
+        return ImagePrompt(adapter, embeds, brief.params.ip_adapter_scale)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {name: getattr(self._pipeline, name) for name in self._family.trained_folders(train_text_encoder=True)}
@@ -133,7 +149,7 @@ class Scorer:
             for first in range(0, len(all_wanted), places):
                 some = all_wanted[first : first + places]
                 rows = [Row(prompt=each.prompt, negative_prompt="", seed=each.seed) for each in some]
-                drawings = sample_batch(pipeline, rows, self._setting(), places=places)
+                drawings = sample_batch(pipeline, rows, self._setting(), places=places, image_prompt=self._photo)
                 assert drawings is not None, "nobody stops the batch"
                 images = [drawing.image for drawing in drawings]
                 records = list(pool.map(lambda pair: self._put(task, *pair), zip(some, images, strict=True)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from booth.contract.attempts import Brief
+from booth.contract.ip_adapter import EMBEDS_PATH
 from booth.contract.scores import StepScore
 from booth_service import actor_pool
 from booth_service.errors import ServiceError
@@ -27,6 +28,13 @@ Score = Callable[[ScoreWork, Sequence[ScoreTask], OnPictures], Iterator[ScoredSt
 """Scores tasks, in any order; `score_here`, or `score_by_pool` on a cluster."""
 
 
+def weights_key(brief: Brief, store: ObjectStore, step: int) -> str | None:
+    """What there is of the run after `step` steps: its checkpoint or, where nothing is trained, the photo as read."""
+    if brief.params.method == "ip_adapter":
+        return keys.model_file(brief.tenant_id, brief.job_id, brief.attempt, EMBEDS_PATH)
+    return checkpoint_key(brief, store, step)
+
+
 def checkpoint_key(brief: Brief, store: ObjectStore, step: int) -> str | None:
     """The manifest of the checkpoint after `step` steps, of the newest attempt that has one; None where none has."""
     for number in range(brief.attempt, 0, -1):
@@ -44,7 +52,7 @@ def tasks_of(brief: Brief, store: ObjectStore) -> tuple[list[ScoreTask], list[in
     for step in brief.params.scoring.steps:
         if step in standing:
             continue
-        key = checkpoint_key(brief, store, step) if step else None
+        key = weights_key(brief, store, step) if step else None
         if step and key is None:
             missing.append(step)
         else:

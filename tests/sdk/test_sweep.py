@@ -162,9 +162,32 @@ def test_arms_change_nouns_photos_and_options(client: Client, service: ScriptedS
     assert (body["baseline"], jobs["wrong"]["class_noun"]) == ("wrong", "can")
     assert jobs["wrong"]["options"]["scoring"]["noun"] == "dog", "scores are of the subject's own class"
     assert jobs["correct"]["options"]["scoring"]["noun"] is None
-    assert [len(jobs[arm]["images"]) for arm in ("correct", "few", "own")] == [3, 2, 2]
+    assert held_out(jobs["correct"]) == [False, False, False]
+    assert held_out(jobs["few"]) == [False, False, True], "all arms are scored against the same photos"
+    assert held_out(jobs["own"]) == [False, False]
     assert jobs["own"]["options"]["instance_prompt"] == "a rex"
     assert len(service.asked("POST", "/v1/jobs/prepare")) == 3
+
+
+def held_out(job: dict) -> list[bool]:
+    return [photo.get("held_out", False) for photo in job["images"]]
+
+
+def test_photos_beyond_the_count_are_left_out_where_nothing_is_scored(
+    client: Client, service: ScriptedService, rex: Path
+) -> None:
+    client.sweep(Subject(rex, "sks", "dog"), vary={"num_photos": [1, 2]})
+    assert [held_out(cell["job"]) for cell in sent(service)["cells"]] == [[False], [False, False]]
+
+
+def test_one_photo_is_read_without_training_beside_arms_that_train(
+    client: Client, service: ScriptedService, rex: Path
+) -> None:
+    methods = ["dreambooth", "textual_inversion", "ip_adapter"]
+    client.sweep(Subject(rex, "sks", "dog"), vary={"method": methods}, scoring=booth.ScoringOptions())
+    jobs = [cell["job"] for cell in sent(service)["cells"]]
+    assert [held_out(job).count(False) for job in jobs] == [3, 3, 1]
+    assert [job.get("token") for job in jobs] == ["sks", "sks", None]
 
 
 def test_the_same_call_has_the_same_key_and_another_has_another(

@@ -55,11 +55,13 @@ StoredFile.model_rebuild()  # complete here, or its subclasses in other modules 
 
 
 class InstancePhoto(StoredFile):
-    """A stored photo with what it is trained as: its subject's number, its own caption, its mask."""
+    """A stored photo with what it is trained as: its subject's number, its own caption, its mask. A held-out one is
+    not trained on."""
 
     subject: int = 0
     caption: str | None = None
     mask: StoredFile | None = None
+    held_out: bool = False
 
 
 class ClassPhoto(StoredFile):
@@ -131,6 +133,16 @@ class Brief(Record):
     selected_step: int | None = None  # whose weights to publish, where that was chosen already
     is_last_try: bool = False  # should this attempt die, its job has failed: so that nothing is risked beside its model
     resume_key: str | None = None  # manifest of the last committed checkpoint, of any earlier attempt
+
+    @property
+    def trained_photos(self) -> list[InstancePhoto]:
+        """The photos of all subjects that are trained on."""
+        return [photo for photo in self.photos if not photo.held_out]
+
+    @property
+    def scored_photos(self) -> list[InstancePhoto]:
+        """What pictures are compared with: all photos of the first subject."""
+        return [photo for photo in self.photos if photo.subject == 0]
 
 
 class Beat(Record):

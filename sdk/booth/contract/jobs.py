@@ -40,7 +40,8 @@ class PhotoRef(Request):
     """One photo by content. `bytes` is its size as uploaded.
 
     `caption` is the prompt that this photo is trained with, in place of "a photo of <token> <class noun>". With a
-    `mask` the loss of this photo counts inside the subject alone.
+    `mask` the loss of this photo counts inside the subject alone. A `held_out` photo is not trained on: scores compare
+    pictures with it as with the others.
     """
 
     sha256: Sha256
@@ -48,6 +49,7 @@ class PhotoRef(Request):
     filename: Annotated[str, StringConstraints(max_length=255)] = "photo"
     caption: PromptText | None = None
     mask: MaskRef | None = None
+    held_out: bool = False
 
 
 class ClassImageRef(Request):
@@ -244,7 +246,7 @@ class Params(Record):
     token, class_noun and both prompts are those of the first subject. `num_class_images` is for each subject
     whose class images the base model draws. `caption_templates` such as "a photo of {}" are what a textual inversion
     trains photos without a caption with, each row with one of them (none: the instance prompt); it starts from
-    `initializer_token`, or the last token of the class noun.
+    `initializer_token`, or the last token of the class noun. The method "ip_adapter" trains nothing: `steps` is 0.
     """
 
     base_model: str
@@ -295,6 +297,11 @@ class Params(Record):
             class_prompt=self.class_prompt,
         )
         return [first, *self.more_subjects]
+
+    @property
+    def end_step(self) -> int:
+        """The scored step that is the finished model's; 0 is the frozen base's, also where nothing is trained."""
+        return max(1, self.steps)
 
 
 class UploadTarget(Record):

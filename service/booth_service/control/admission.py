@@ -78,6 +78,7 @@ def interpret(plane: Plane, tenant_id: str, spec: JobSpec) -> Meaning:
         used = _used_tokens(session, tenant_id)
         problems = resolve.text_problems(spec) + resolve.token_problems(spec)
         problems += resolve.class_image_problems(spec)
+        problems += resolve.held_out_problems(spec)
         problems += inversion.spec_problems(spec)
         problems += base_model_problems(session, spec.base_model)
     is_one_photo = spec.method == one_photo.METHOD
@@ -144,7 +145,8 @@ def new_job(
 ) -> Job:
     """The row of a job that nobody has refused."""
     photo_rows: list[Any] = [each.photo.model_dump() for each in accepted]
-    seen = warnings.of_photos(meaning.params, [(each.filename, each.size) for each in accepted])
+    trained = [(each.filename, each.size) for each in accepted if not each.photo.held_out]
+    seen = warnings.of_photos(meaning.params, trained)
     return Job(
         id=new_id("job"),
         tenant_id=tenant_id,

@@ -21,7 +21,7 @@ _OF_TRAINING = [
     *("steps", "learning_rate", "prior_loss_weight", "num_class_images", "class_images", "class_prompt"),
     *("train_text_encoder", "train_batch_size", "seed"),
 ]
-_USED_OPTIONS = {"ip_adapter_scale"}
+_USED_OPTIONS = {"ip_adapter_scale", "scoring"}
 
 
 def problems_of(spec: JobSpec, base: BaseModel | None) -> list[FieldProblem]:
@@ -34,7 +34,7 @@ def warnings_of(spec: JobSpec) -> Iterable[str]:
     """What was given and has no effect, for nothing is trained."""
     given = [dial for dial in _OF_TRAINING if getattr(spec, dial) not in (None, [])]
     given += [name for name in TrainingOptions.model_fields if getattr(spec.options, name) is not None]
-    photo = spec.images[0]
+    photo = next(photo for photo in spec.images if not photo.held_out)
     given += [f"the photo's {name}" for name in ("caption", "mask") if getattr(photo, name) is not None]
     for name in given:
         if name not in _USED_OPTIONS:
@@ -54,9 +54,10 @@ def _no_adapter(base: BaseModel | None) -> FieldProblem | None:
 
 
 def _several_photos(spec: JobSpec) -> FieldProblem | None:
-    if len({photo.sha256 for photo in spec.images}) == 1:
+    count = len({photo.sha256 for photo in spec.images if not photo.held_out})
+    if count <= 1:
         return None
-    message = f'The method "{METHOD}" reads one photo, and {len(spec.images)} are given.'
+    message = f'The method "{METHOD}" reads one photo, and {count} are given.'
     remedy = "Give the photo that shows the subject best, or train on all of them with another method."
     return FieldProblem(field="images", value="", message=message, remedy=remedy)
 

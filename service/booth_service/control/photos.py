@@ -145,7 +145,9 @@ def accept(plane: Plane, tenant_id: str, spec: JobSpec, crop: Crop) -> list[Acce
             except PhotoError as error:
                 problems.append(problem(f"{photo.field}.mask", ref.mask, error))
         stored = stored_file(f"{place:02d}.png", key, png)
-        row = InstancePhoto(**stored.model_dump(), subject=photo.subject, caption=ref.caption, mask=mask)
+        row = InstancePhoto(
+            **stored.model_dump(), subject=photo.subject, caption=ref.caption, mask=mask, held_out=ref.held_out
+        )
         accepted.append(Accepted(row, ref.filename, size))
     if problems:
         raise invalid(problems)

@@ -104,6 +104,22 @@ def class_image_problems(spec: JobSpec) -> list[FieldProblem]:
     return problems
 
 
+def held_out_problems(spec: JobSpec) -> list[FieldProblem]:
+    """Subjects of which every photo is held out."""
+    subjects = [("images", spec.images)]
+    subjects += [(f"more_subjects.{n}.images", further.images) for n, further in enumerate(spec.more_subjects)]
+    return [
+        FieldProblem(
+            field=field,
+            value="",
+            message="Every photo is held out, so that there is none to train on.",
+            remedy="Hold out fewer.",
+        )
+        for field, photos in subjects
+        if all(photo.held_out for photo in photos)
+    ]
+
+
 def _distinct(images: list[ClassImageRef]) -> int:
     return len({image.sha256 for image in images})
 

@@ -1,11 +1,12 @@
 """How a job is scored: from what its owner asked and what the recipe says to the cases, steps and encoders of it."""
 
+from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy.orm import Session
 
 from booth.contract import limits, prompt_sets
-from booth.contract.jobs import JobSpec, Params, PromptCase, Scoring, ScoringOptions
+from booth.contract.jobs import JobSpec, Method, Params, PromptCase, Scoring, ScoringOptions
 from booth.contract.models import Recipe
 from booth.contract.problems import FieldProblem
 from booth.contract.prompt_sets import PromptSetError
@@ -14,6 +15,12 @@ from booth_service.control.records import EncoderSuite
 
 BASE_STEP, END = 0, -1
 _FIELD = "options.scoring"
+_PHRASES: dict[Method, Callable[[Params], str | None]] = {
+    "dreambooth": lambda params: None,  # "<token> <noun>", whatever noun it is scored with
+    "textual_inversion": lambda params: params.token,
+    "ip_adapter": lambda params: params.class_noun,
+}
+"""What names the subject in prompts."""
 
 
 class Refused(Exception):
@@ -57,12 +64,12 @@ def resolve_scoring(session: Session, spec: JobSpec, params: Params, recipe: Rec
 
 
 def steps_of(asked: ScoringOptions, params: Params, *, chooses: bool) -> list[int]:
-    """The scored steps in order, each once; -1 is the end.
+    """The scored steps in order, each once; -1 is the end, and so is every step of a job that trains nothing.
 
     A job that chooses among its checkpoints, and says no more than the end, scores those of the interval: all of them,
     or every n-th where they are too many. The frozen base is always among them then: it is the floor of the choice.
     """
-    steps = {params.steps if step == END else step for step in asked.steps}
+    steps = {params.end_step if step == END else min(step, params.end_step) for step in asked.steps}
     if not chooses:
         return sorted(steps)
     if set(asked.steps) == {END}:
@@ -78,7 +85,7 @@ def cases_of(asked: ScoringOptions, params: Params, recipe: Recipe) -> list[Prom
     if asked.prompts and asked.prompt_set:
         message, remedy = "There are prompts of your own too.", "Give either prompts or a prompt_set."
         raise Refused([_problem("prompt_set", asked.prompt_set, message, remedy)])
-    phrase = asked.phrase or (params.token if params.method == "textual_inversion" else None)
+    phrase = asked.phrase or _PHRASES[params.method](params)
     field, value = ("prompts", "") if asked.prompts else ("prompt_set", asked.prompt_set or recipe.prompt_set)
     try:
         templates = asked.prompts or prompt_sets.named(value)
@@ -108,6 +115,8 @@ def _unscorable(params: Params) -> list[FieldProblem]:
 def _step_problems(asked: ScoringOptions, params: Params) -> list[FieldProblem]:
     if not asked.steps:
         return [_problem("steps", "[]", "There is no step to score.", "Name some; -1 is the end of the run.")]
+    if not params.steps:
+        return []
     remedy = f"Name steps up to {params.steps}; -1 is the end."
     return [
         _problem("steps", str(step), f"The job ends after {params.steps} steps.", remedy)

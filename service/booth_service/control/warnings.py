@@ -193,8 +193,9 @@ def _of_options(params: Params) -> Iterable[str]:
 
 
 def _photos(spec: JobSpec) -> list[list[PhotoRef]]:
-    """The photos of each subject."""
-    return [spec.images, *(further.images for further in spec.more_subjects)]
+    """The photos of each subject that are trained on."""
+    subjects = [spec.images, *(further.images for further in spec.more_subjects)]
+    return [[photo for photo in photos if not photo.held_out] for photos in subjects]
 
 
 def _names(caption: str, token: str) -> bool:

@@ -27,7 +27,7 @@ def report_of(brief: Brief, scores: Sequence[Score]) -> Report:
     return Report(
         title=f"Scores of {subject} by step",
         rows=[ReportRow(subject=subject, arm=subject, score=score) for score in scores],
-        photos={subject: [photo for photo in brief.photos if photo.subject == 0]},
+        photos={subject: [*brief.scored_photos]},
         definitions=DEFINITIONS,
         settings=settings,
     )

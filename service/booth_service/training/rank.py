@@ -71,7 +71,7 @@ def _run(c: WorkerConfig, desk: "AttemptDesk") -> list[StoredFile] | None:
 
 def _task(c: WorkerConfig, components: Components) -> Task:
     params = c.brief.params
-    photos = [photo_picture(c.store, params, photo) for photo in c.brief.photos]
+    photos = [photo_picture(c.store, params, photo) for photo in c.brief.trained_photos]
     class_images = class_pictures(c.store, params, c.class_sets)
     known = known_moments(c.store, params, c.class_sets)
     return Task(params, c.plan, components, photos, class_images, known)
@@ -82,7 +82,7 @@ def run_sha256(brief: Brief, class_sets: list[ClassSet]) -> str:
     return checkpoint.identity(
         brief.params,
         base=content_sha256(brief.base_files),
-        photos=[photo.model_dump(mode="json") for photo in brief.photos],
+        photos=[photo.model_dump(mode="json", exclude={"held_out"}) for photo in brief.trained_photos],
         class_images=[f"{class_set.address} {len(class_set.pictures)}" for class_set in class_sets],
     )
 

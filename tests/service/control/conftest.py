@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from control_plane import Clock, Cluster, User, a_plane, a_user
+from control_plane import Clock, Cluster, User, a_plane, a_user, put_file
 
 from booth_service.control.database import Database
 from booth_service.control.plane import Plane
+from booth_service.control.records import EncoderSuite, new_id
 
 POSTGRES = os.environ.get("BOOTH_TEST_POSTGRES_URL")
 
@@ -81,6 +82,23 @@ def stranger(plane) -> Iterator[User]:
     """Another tenant of the same service."""
     with a_user(plane) as user:
         yield user
+
+
+@pytest.fixture
+def suite(plane) -> str:
+    """A registered suite, "paper", that recipes name; its files are looked at by drivers alone."""
+    file = put_file(plane.store, "encoders.json", b"{}")
+    row = EncoderSuite(
+        id=new_id("suite"),
+        name="paper",
+        spec={},
+        files=[file.model_dump()],
+        source="a test",
+        created_at=plane.now(),
+    )
+    with plane.database.write() as session:
+        session.add(row)
+    return row.id
 
 
 @pytest.fixture

@@ -88,6 +88,24 @@ def test_all_that_such_a_job_has_no_room_for_is_said_at_once(plane, user, with_a
     assert twice.status_code == 202
 
 
+def test_photos_that_are_held_out_are_those_it_is_compared_with(plane, user, with_adapter):
+    images = user.put_photos(plane, 3)
+    others = [{**photo, "held_out": True} for photo in images[1:]]
+    answer = photo_job(user, plane, images=[images[0], *others])
+    assert answer.status_code == 202
+    with plane.database.read() as session:
+        rows = session.get_one(Job, answer.json()["id"]).photos
+    assert [row["held_out"] for row in rows] == [False, True, True]
+
+
+def test_it_is_scored_by_the_class_alone_at_one_step_whatever_steps_are_asked_for(plane, user, with_adapter, suite):
+    asked = {"prompts": ["a {0} {1} in the snow"], "steps": [0, 75, -1]}
+    job = photo_job(user, plane, options={"scoring": asked}).json()
+    scoring = job["params"]["scoring"]
+    assert (scoring["steps"], job["warnings"]) == ([0, 1], [])
+    assert [case["prompt"] for case in scoring["cases"]] == ["a dog in the snow"]
+
+
 @pytest.mark.parametrize("scale", [0, 1.5])
 def test_a_scale_outside_of_its_range_is_refused(plane, user, with_adapter, scale):
     assert "options.ip_adapter_scale" in problems(photo_job(user, plane, options={"ip_adapter_scale": scale}))

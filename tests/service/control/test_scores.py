@@ -1,32 +1,15 @@
 """Scores of jobs: how scoring is resolved, and what drivers say of it: kept once, fenced, shown to the owner."""
 
 import pytest
-from control_plane import Driver, both_databases, next_attempt, photo, put_file, started
+from control_plane import Driver, both_databases, next_attempt, photo, started
 
 from booth.contract.jobs import Params
 from booth.contract.scores import Score, StepScore
 from booth_service.control.reconciler import Reconciler
-from booth_service.control.records import EncoderSuite, Job, new_id
+from booth_service.control.records import Job
 from booth_service.storage import keys
 
 OWN = {"prompts": ["a {0} {1} in the snow", "a red {subject}"], "steps": [0, 4, -1]}
-
-
-@pytest.fixture
-def suite(plane) -> str:
-    """A registered suite, "paper", that recipes name; its files are looked at by drivers alone."""
-    file = put_file(plane.store, "encoders.json", b"{}")
-    row = EncoderSuite(
-        id=new_id("suite"),
-        name="paper",
-        spec={},
-        files=[file.model_dump()],
-        source="a test",
-        created_at=plane.now(),
-    )
-    with plane.database.write() as session:
-        session.add(row)
-    return row.id
 
 
 def problems(answer) -> list[tuple[str, str]]:

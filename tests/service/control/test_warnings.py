@@ -71,6 +71,18 @@ def test_buckets_of_square_photos_do_nothing(plane, user):
 def test_a_batch_larger_than_the_photos(plane, user):
     [warning] = warnings_of(user, plane, train_batch_size=4)
     assert "train_batch_size 4 is more than the 3 photos" in warning
+
+
+def test_photos_that_are_held_out_are_none_to_train_on(plane, user):
+    first, *others = user.put_photos(plane, 3)
+    held_out = [{**photo, "held_out": True} for photo in others]
+    warnings = warnings_of(user, plane, images=[first, *held_out], train_batch_size=2)
+    assert [warning.partition(":")[0] for warning in warnings] == [
+        "1 photo",
+        "train_batch_size 2 is more than the 1 photos",
+    ]
+    answer = user.submit(plane, key="k2", images=held_out)
+    assert (answer.status_code, answer.json()["problems"][0]["remedy"]) == (422, "Hold out fewer.")
     assert warnings_of(user, plane, key="k2", train_batch_size=3) == []
 
 
