@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 demo: install
 	$(BIN)/python examples/tinyworld/demo.py
 
-# The paper's claims on tinyworld, into examples/tinyworld/RESULTS.md, in about an hour; run again, it goes on where it
+# The paper's claims on tinyworld, into examples/tinyworld/RESULTS.md, in 50 minutes; run again, it goes on where it
 # was. Or some, or less: make reproduce ONLY=prior,noun SUBJECTS=2. SEEDS=3 repeats all; FOLDER= is where it keeps its state.
 reproduce: install
 	$(BIN)/python examples/tinyworld/reproduce.py $(if $(FOLDER),--folder $(FOLDER)) $(if $(SEEDS),--seeds $(SEEDS)) \

@@ -1,7 +1,8 @@
 """The paper's claims as verdicts on scores: pure. A claim that does not hold is told like one that does.
 
 Every figure is a mean over subjects (over seeds first), every comparison a paired difference with its 95 % bootstrap
-interval over subjects. A bound is checked against the mean; the interval says how sure that is.
+interval over subjects. A bound is checked against the mean; only where both ends of the interval fall on the same side
+of it is that settled, and a claim of which all is met and not all is settled is told as such.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,12 +34,14 @@ Figures = dict[str, float]  # by subject
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison. `holds` is None where nothing is asserted of it and it is only told."""
+    """One comparison. `holds` is None where nothing is asserted of it and it is only told; `is_settled` where the whole
+    interval says the same."""
 
     what: str
     interval: Interval
     asked: str = ""
     holds: bool | None = None
+    is_settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Verdict:
     def holds(self) -> bool | None:
         asserted = [finding.holds for finding in self.findings if finding.holds is not None]
         return all(asserted) if asserted else None
+
+    @property
+    def is_settled(self) -> bool:
+        return all(finding.is_settled for finding in self.findings)
 
 
 def figures(rows: Rows, arm: str, step: int, metric: str) -> Figures:
@@ -104,6 +111,10 @@ def prior_preservation(rows: Rows) -> Verdict:
     ):
         with_prior, without = figures(rows, PRIOR, step, metric), figures(rows, NO_PRIOR, step, metric)
         findings += compared(f"{name} at {step} steps, {PRIOR} - {NO_PRIOR}", with_prior, without, asked, holds)
+    for earlier in sorted(set(steps_of(rows, PRIOR)) & set(steps_of(rows, NO_PRIOR)) - {0, step}):
+        for metric, name in (("dino", "subject fidelity"), ("pres", "PRES"), ("div", "DIV")):
+            with_prior, without = figures(rows, PRIOR, earlier, metric), figures(rows, NO_PRIOR, earlier, metric)
+            findings += compared(f"{name} at {earlier} steps, {PRIOR} - {NO_PRIOR}", with_prior, without)
     return Verdict(claim, findings)
 
 
@@ -225,7 +236,11 @@ def alone(what: str, values: Figures, asked: str = "", holds: Bound = None) -> l
 
 
 def judged(what: str, interval: Interval, asked: str, holds: Bound) -> Finding:
-    return Finding(what, interval, asked, holds(interval.mean) if holds else None)
+    if holds is None:
+        return Finding(what, interval)
+    ends = [end for end in (interval.low, interval.high) if end is not None]
+    does_hold = holds(interval.mean)
+    return Finding(what, interval, asked, does_hold, all(holds(end) == does_hold for end in ends))
 
 
 def curve(rows: Rows, arm: str) -> list[Figures]:

@@ -8,6 +8,7 @@ from claim_arms import (
     ARMS_OF_CLAIMS,
     LIMITS,
     limit_templates,
+    shown_name,
 )
 from contact_sheet import Row
 from PIL import Image
@@ -30,7 +31,7 @@ def rows_for(claim: str, client: booth.Client, subject: Subject, models: Models)
         "prior": lambda: class_rows(client, subject, models, there),
         "prior-equal-fidelity": lambda: [],
         "limits": lambda: limit_rows(subject, models[there[0]]),
-    }.get(claim, lambda: subject_rows(subject, models, there))()
+    }.get(claim, lambda: subject_rows(claim, subject, models, there))()
     return [photos, *rows] if rows else []
 
 
@@ -41,10 +42,13 @@ def class_rows(client: booth.Client, subject: Subject, models: Models, arms: Seq
     return [Row(f'base: "{prompt}"', images(base)), *(drawn_row(arm, models[arm], prompt) for arm in arms)]
 
 
-def subject_rows(subject: Subject, models: Models, arms: Sequence[str]) -> list[Row]:
+def subject_rows(claim: str, subject: Subject, models: Models, arms: Sequence[str]) -> list[Row]:
     """The subject where no photo shows it, by every arm."""
     place = CONTEXTS[subject.held_out_contexts[0]]
-    return [drawn_row(arm, models[arm], f"a photo of {ARMS[arm].phrase(subject)} {place}") for arm in arms]
+    return [
+        drawn_row(shown_name(claim, arm), models[arm], f"a photo of {ARMS[arm].phrase(subject)} {place}")
+        for arm in arms
+    ]
 
 
 def limit_rows(subject: Subject, model: booth.Model) -> list[Row]:

@@ -1,6 +1,6 @@
 """The paper's claims on tinyworld, from nothing to RESULTS.md, by Booth's own jobs on a one-machine stack.
 
-    python examples/tinyworld/reproduce.py                    # about an hour of two quiet cores
+    python examples/tinyworld/reproduce.py                    # about 50 minutes of two quiet cores
     python examples/tinyworld/reproduce.py --subjects 2 --only prior,noun
 
 One sweep for each arm and seed (claim_arms.py), two cells at a time. What is done stays in --folder: after Ctrl-C or a
@@ -24,7 +24,7 @@ from claims import CLAIMS
 from contact_sheet import contact_sheet
 from demo import STOP_LIMIT_S, stack, timed
 from picture_rows import PHOTOS, rows_for
-from results import WORDS, results_page
+from results import in_words, results_page
 from world import SUBJECTS, Subject
 
 import booth
@@ -54,7 +54,7 @@ def main() -> None:
     validity = json.loads((HERE / "encoders" / "validity.json").read_text())
     (arguments.out / "RESULTS.md").write_text(results_page(rows, verdicts, sheets, validity, settings_of(arms)))
     for verdict in verdicts.values():
-        print(f"{WORDS[verdict.holds]:14}{verdict.claim}")
+        print(f"{verdict.claim}: {in_words(verdict)}")
     print(f"\nTables and pictures: {(arguments.out / 'RESULTS.md').resolve()}")
 
 
@@ -111,9 +111,12 @@ def written_pictures(
         if cell.model_id is not None and (cell.labels.subject, cell.labels.seed) == (subject.name, 0)
     }
     links: dict[str, list[str]] = {}
+    with_curves: set[tuple[str, ...]] = set()
     for claim in claims:
         links[claim] = []
-        if chart := curves(rows, ARMS_OF_CLAIMS[claim]):
+        chart = None if ARMS_OF_CLAIMS[claim] in with_curves else curves(rows, claim)
+        with_curves.add(ARMS_OF_CLAIMS[claim])
+        if chart:
             (folder / f"{claim}-curves.png").write_bytes(chart)
             links[claim].append(f"reproduced/{claim}-curves.png")
         if sheet := rows_for(claim, client, subject, models):

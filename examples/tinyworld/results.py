@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from claim_arms import ARMS_OF_CLAIMS
-from claims import Rows, Verdict, figures, steps_of
+from claim_arms import ARMS_OF_CLAIMS, shown_name
+from claims import Finding, Rows, Verdict, figures, steps_of
 
 from booth_service.evaluation.intervals import Interval
 
@@ -16,7 +16,7 @@ METRICS = {
     "context": "context right",
     "noun": "noun right",
 }
-WORDS = {True: "holds", False: "does not hold", None: "was not run"}
+UNSETTLED = "within the noise"
 
 
 def results_page(
@@ -34,38 +34,52 @@ def results_page(
         f"{'' if len(seeds) == 1 else 's'}. Figures are means over subjects, differences are paired by subject, and "
         "brackets are 95 % bootstrap intervals over subjects. Absolute values are not comparable with the paper's: "
         "these encoders were trained on this world.",
-        table(["claim", "verdict"], [[verdict.claim, f"**{WORDS[verdict.holds]}**"] for verdict in verdicts.values()]),
+        f'A bound is met by the mean; "{UNSETTLED}" says that the interval does not settle it.',
+        table(["claim", "verdict"], [[verdict.claim, f"**{in_words(verdict)}**"] for verdict in verdicts.values()]),
     ]
+    shown: set[tuple[str, ...]] = set()
     for name, verdict in verdicts.items():
-        parts += [f"## {verdict.claim}", f"Verdict: **{WORDS[verdict.holds]}**."]
+        parts += [f"## {verdict.claim}", f"Verdict: **{in_words(verdict)}**."]
         parts += [findings_table(verdict)] if verdict.findings else []
-        parts += [steps_table(rows, ARMS_OF_CLAIMS[name])]
+        parts += ["Steps and curves are those above."] if ARMS_OF_CLAIMS[name] in shown else [steps_table(rows, name)]
+        shown.add(ARMS_OF_CLAIMS[name])
         parts += [f"![{link}]({link})" for link in pictures.get(name, ())]
     parts += ["## The encoders", "What they can be trusted with, on identities that they never saw:"]
     parts += [validity_table(validity), "## Settings", table(["", ""], [[key, text] for key, text in settings.items()])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def in_words(verdict: Verdict) -> str:
+    """The verdict; one that every mean meets and not every interval is no plain "holds"."""
+    if verdict.holds is None:
+        return "was not run"
+    if not verdict.holds:
+        return "does not hold"
+    return "holds" if verdict.is_settled else f"holds on average, in part {UNSETTLED}"
+
+
 def findings_table(verdict: Verdict) -> str:
     """Every comparison of a claim, those that were asserted with what was asked."""
     lines = [
-        [finding.what, in_brackets(finding.interval), finding.asked, said(finding.holds)]
-        for finding in verdict.findings
+        [finding.what, in_brackets(finding.interval), finding.asked, said(finding)] for finding in verdict.findings
     ]
     return table(["", "mean [95 %]", "asked", ""], lines)
 
 
-def said(holds: bool | None) -> str:
-    return "" if holds is None else "yes" if holds else "**no**"
+def said(finding: Finding) -> str:
+    """Whether the bound is met; empty where there is none."""
+    if finding.holds is None:
+        return ""
+    return ("yes" if finding.holds else "**no**") + ("" if finding.is_settled else f", {UNSETTLED}")
 
 
-def steps_table(rows: Rows, arms: Sequence[str]) -> str:
+def steps_table(rows: Rows, claim: str) -> str:
     """Means over subjects of every metric, by arm and step; empty where no cell of them was run."""
     lines = []
-    for arm in arms:
+    for arm in ARMS_OF_CLAIMS[claim]:
         for step in steps_of(rows, arm):
             means = [figures(rows, arm, step, metric) for metric in METRICS]
-            lines.append([arm, str(step), *(mean_of(values) for values in means)])
+            lines.append([shown_name(claim, arm), str(step), *(mean_of(values) for values in means)])
     return table(["arm", "steps", *METRICS.values()], lines) if lines else ""
 
 

@@ -3,7 +3,7 @@
 import claims
 import results
 from claim_arms import INVERSION, NO_PRIOR, PRIOR
-from made_up_scores import as_in_table_3, rows_of
+from made_up_scores import as_in_table_3, row, rows_of
 
 VALIDITY = {"renders": {"area": 0.99}, "after the autoencoder": {"area": 0.98}}
 
@@ -30,6 +30,23 @@ def test_one_that_does_not_hold_is_told_as_plainly():
     text = page(as_in_table_3(pres_with=0.7))
     assert "(Table 3) | **does not hold** |" in text
     assert "| PRES, prior at 600 steps - base | +0.600 [+0.600, +0.600] | <= 0.25 | **no** |" in text
+
+
+def test_what_the_interval_does_not_settle_is_told_as_such():
+    """DIV is higher in the mean, and lower for one subject of three."""
+    rows = [each for each in as_in_table_3() if (each.subject, each.arm, each.score.step) != ("cat", "prior", 600)]
+    rows.append(row("cat", "prior", 600, dino=0.8, pres=0.2, div=0.05, clip_i=0.7, context=0.95))
+    text = page(rows)
+    assert "(Table 3) | **holds on average, in part within the noise** |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| DIV at 600 steps")]
+    assert line.endswith("| > 0 | yes, within the noise |")
+    assert "| PRES, prior at 600 steps - base | +0.100 [+0.100, +0.100] | <= 0.25 | yes |" in text
+
+
+def test_what_two_claims_share_is_shown_once():
+    text = page(as_in_table_3())
+    assert "Steps and curves are those above." in section(text, "Prior preservation keeps the class, at equal subject")
+    assert text.count("| no prior | 600 | 0.900 |") == 1
 
 
 def test_what_was_not_run_is_not_called_either():

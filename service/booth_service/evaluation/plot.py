@@ -92,7 +92,7 @@ def axes_of(panel: Panel, x0: float = 0, y0: float = 0) -> Axes:
     values = [value for point in points for value in (point.mean, point.low, point.high) if value is not None]
     unit = tick_unit(max(values) - min(values))
     low, high = math.floor(min(values) / unit) * unit, math.ceil(max(values) / unit) * unit
-    bounds = (low, high if high > low else low + unit)
+    bounds = (low if low < high else low - unit, high)
     return Axes(x0 + LEFT, x0 + WIDTH - RIGHT, y0 + TOP, y0 + HEIGHT - BOTTOM, (min(steps), max(steps)), bounds, unit)
 
 
