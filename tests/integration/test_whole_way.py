@@ -124,21 +124,6 @@ def test_a_model_is_scored_beside_its_base_and_told_of_in_a_report(
     assert "data:image/webp;base64," in report.html
 
 
-def test_a_sweep_trains_scores_and_reports_in_one_ray_job(client: booth.Client, job: booth.Job) -> None:
-    group = client.sweep(
-        booth.Subject(TEAPOT, "sks", "teapot"),
-        vary={"steps": [1, 2]},
-        dials={"prior_loss_weight": 0, "train_batch_size": 1, "base_model": job.params.base_model},
-        scoring=booth.ScoringOptions(num_images=1, num_class_images=1, num_inference_steps=1),
-    )
-    group.wait(timeout_s=400)
-    assert group.states == {"succeeded": 2}, [cell.error for cell in group.cells()]
-    assert [(cell.labels.arm, cell.scores()[-1].step) for cell in group.cells()] == [("steps=1", 1), ("steps=2", 2)]
-    assert {cell.model_id for cell in group.cells()} <= {model.id for model in client.models.list()}
-    titles = [table.title for table in group.report().data.tables]
-    assert titles == ["Means over 1 subject", "Differences to steps=1", "By subject"]
-
-
 def test_the_downloaded_folder_is_plain_diffusers(model: booth.Model, tmp_path: Path) -> None:
     folder = model.download(tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(folder)

@@ -24,7 +24,7 @@ from booth.contract.bulk import DrawnBlock
 from booth.contract.evaluation import Arm, EvaluationBrief, Report
 from booth.contract.prompt_sets import cases
 from booth.contract.serving import DrawRequest, ModelRef
-from booth_service import evaluate
+from booth_service import beats, evaluate
 from booth_service.beats import RunLine
 from booth_service.errors import AttemptEnded, EncoderError, ScoreError
 from booth_service.evaluation.encoders import load_suite
@@ -238,7 +238,11 @@ def test_what_is_damaged_or_lost_is_made_again(
 
 
 @pytest.mark.parametrize("phase", ["drawing", "encoding"])
-def test_an_attempt_that_nobody_wants_stops(attempts: Attempts, control_plane: ListeningPlane, phase: str) -> None:
+def test_an_attempt_that_nobody_wants_stops(
+    attempts: Attempts, control_plane: ListeningPlane, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beats, "IDLE_BEAT_INTERVAL_S", 0.1)
+    monkeypatch.setattr(beats, "BEAT_INTERVAL_S", 0.1)
     here = Here()
 
     def told(made: Iterable[Any]) -> Iterator[Any]:

@@ -1,4 +1,5 @@
-"""Textual Inversion on all the real parts: one embedding learned, served beside the base's UNet, taken by diffusers."""
+"""A sweep on all the real parts, and the textual inversion in it: one embedding learned, served beside the base's UNet,
+taken by diffusers."""
 
 from pathlib import Path
 
@@ -19,13 +20,39 @@ STEPS = 8
 UNET, ENCODER = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
 
 
-def test_a_textual_inversion_goes_the_whole_way(stack: OneMachine, tmp_path: Path) -> None:
-    client = booth.Client(stack.base_url, stack.api_key)
-    job = client.personalize(
-        TINYWORLD / "subjects" / "teapot", "zwx", "teapot", method="textual_inversion", steps=STEPS,
-        learning_rate=0.05, seed=1, options=booth.TrainingOptions(checkpoint_interval_steps=4),
-    )  # fmt: skip
-    model = job.wait(timeout_s=400)
+@pytest.fixture(scope="module")
+def client(stack: OneMachine) -> booth.Client:
+    return booth.Client(stack.base_url, stack.api_key)
+
+
+@pytest.fixture(scope="module")
+def group(client: booth.Client) -> booth.Group:
+    """One step of DreamBooth beside a textual inversion, each trained, published and scored in one Ray job."""
+    group = client.sweep(
+        booth.Subject(TINYWORLD / "subjects" / "teapot", "zwx", "teapot"),
+        {
+            "dreambooth": {"steps": 1, "prior_loss_weight": 0},
+            "inversion": {"method": "textual_inversion", "steps": STEPS, "learning_rate": 0.05},
+        },
+        dials={"train_batch_size": 1, "base_model": "tinyworld"},
+        scoring=booth.ScoringOptions(num_images=1, num_class_images=1, num_inference_steps=1),
+    )
+    group.wait(timeout_s=400)
+    return group.refresh()
+
+
+def test_a_sweep_trains_scores_and_reports_in_one_ray_job(client: booth.Client, group: booth.Group) -> None:
+    assert group.states == {"succeeded": 2}, [cell.error for cell in group.cells()]
+    found = [(cell.labels.arm, cell.scores()[-1].step) for cell in group.cells()]
+    assert found == [("dreambooth", 1), ("inversion", STEPS)]
+    assert {cell.model_id for cell in group.cells()} <= {model.id for model in client.models.list()}
+    titles = [table.title for table in group.report().data.tables]
+    assert titles[-3:] == ["Means over 1 subject", "Differences to dreambooth", "By subject"]
+
+
+def test_a_textual_inversion_goes_the_whole_way(client: booth.Client, group: booth.Group, tmp_path: Path) -> None:
+    (cell,) = [cell for cell in group.cells() if cell.labels.arm == "inversion"]
+    job, model = client.jobs.get(cell.job_id), client.models.get(cell.model_id)
     assert (model.prompt_prefix, job.params.method) == ("zwx", "textual_inversion")
     states = {event.status for event in job.events()}
     assert {JobState.TRAINING, JobState.PUBLISHING, JobState.SUCCEEDED} <= states
