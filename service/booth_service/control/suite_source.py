@@ -59,8 +59,11 @@ def _part(part: str, given: str, store: ObjectStore) -> Source:
         base_folder.component(replace(source, files={f"{part}/{path}": file for path, file in source.files.items()}),
                               part, SUITE_FILE)  # fmt: skip
     except BaseModelError as error:
-        remedy = "Of a hub id another commit can be named: ID@COMMIT, or ID@refs/pr/N where a pull request has them."
-        raise EncoderError(f"--{part} {given}: {error.detail} {remedy}") from error
+        remedy = (
+            "Where no hub can be reached give a folder, as save_pretrained writes it. Of a hub id another commit can "
+            "be named: ID@COMMIT, or ID@refs/pr/N where a pull request has them."
+        )
+        raise EncoderError(f"--{part} {given}: {error.detail.rstrip('.')}. {remedy}") from error
     return source
 
 
