@@ -12,6 +12,7 @@ What eight subjects and one seed took on two cores, two cells at a time, one thr
 In all 45 minutes. Scoring a step is 32 pictures of 8 denoising steps, about 3 s.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -96,6 +97,11 @@ ARMS_OF_CLAIMS = {
     "text-encoder": (PRIOR, FROZEN_TEXT),
     "limits": (LIMITS,),
 }
+
+
+def is_first_with_its_arms(claim: str, claims: Iterable[str]) -> bool:
+    """Whether no claim before it shows the same arms: steps and curves are shown once."""
+    return claim == next(each for each in claims if ARMS_OF_CLAIMS[each] == ARMS_OF_CLAIMS[claim])
 
 
 def shown_name(claim: str, arm: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from charts import curves
-from claim_arms import ARMS, ARMS_OF_CLAIMS, SAMPLER_STEPS, TOKEN, Arm
+from claim_arms import ARMS, ARMS_OF_CLAIMS, SAMPLER_STEPS, TOKEN, Arm, is_first_with_its_arms
 from claims import CLAIMS
 from contact_sheet import contact_sheet
 from demo import STOP_LIMIT_S, stack, timed
@@ -111,12 +111,9 @@ def written_pictures(
         if cell.model_id is not None and (cell.labels.subject, cell.labels.seed) == (subject.name, 0)
     }
     links: dict[str, list[str]] = {}
-    with_curves: set[tuple[str, ...]] = set()
     for claim in claims:
         links[claim] = []
-        chart = None if ARMS_OF_CLAIMS[claim] in with_curves else curves(rows, claim)
-        with_curves.add(ARMS_OF_CLAIMS[claim])
-        if chart:
+        if is_first_with_its_arms(claim, claims) and (chart := curves(rows, claim)):
             (folder / f"{claim}-curves.png").write_bytes(chart)
             links[claim].append(f"reproduced/{claim}-curves.png")
         if sheet := rows_for(claim, client, subject, models):

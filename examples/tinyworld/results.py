@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from claim_arms import ARMS_OF_CLAIMS, shown_name
+from claim_arms import ARMS_OF_CLAIMS, is_first_with_its_arms, shown_name
 from claims import Finding, Rows, Verdict, figures, steps_of
 
 from booth_service.evaluation.intervals import Interval
@@ -37,12 +37,11 @@ def results_page(
         f'A bound is met by the mean; "{UNSETTLED}" says that the interval does not settle it.',
         table(["claim", "verdict"], [[verdict.claim, f"**{in_words(verdict)}**"] for verdict in verdicts.values()]),
     ]
-    shown: set[tuple[str, ...]] = set()
     for name, verdict in verdicts.items():
         parts += [f"## {verdict.claim}", f"Verdict: **{in_words(verdict)}**."]
         parts += [findings_table(verdict)] if verdict.findings else []
-        parts += ["Steps and curves are those above."] if ARMS_OF_CLAIMS[name] in shown else [steps_table(rows, name)]
-        shown.add(ARMS_OF_CLAIMS[name])
+        is_first = is_first_with_its_arms(name, verdicts)
+        parts += [steps_table(rows, name) if is_first else "Steps and curves are those above."]
         parts += [f"![{link}]({link})" for link in pictures.get(name, ())]
     parts += ["## The encoders", "What they can be trusted with, on identities that they never saw:"]
     parts += [validity_table(validity), "## Settings", table(["", ""], [[key, text] for key, text in settings.items()])]

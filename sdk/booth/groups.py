@@ -134,8 +134,5 @@ class Groups:
 
 
 def key_of(plan: Plan) -> str:
-    """The key that every submission of this very plan has: of its photos' content and all its settings.
-
-    Without those that are at their default, so that a later version, which knows more of them, has the same one.
-    """
-    return hashlib.sha256(plan.spec.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+    """The key that every submission of this very plan has: of its photos' content and all its settings."""
+    return hashlib.sha256(plan.spec.canonical_json().encode()).hexdigest()

@@ -121,19 +121,18 @@ class Scorer:
             dtype = DTYPES[brief.params.export_dtype] if self.work.use_gpu else torch.float32
             self._pipeline = load_pipeline(folder, dtype).to(self.device)
             self._family = family_of(folder)
-        reads_photo = brief.params.method == "ip_adapter" and task.key is not None
-        self._photo = self._read_photo(task) if reads_photo else None
-        self._holds_base = reads_photo or task.key is None
-        if not self._holds_base:
-            assert task.key is not None
+        self._photo, self._holds_base = None, True
+        if task.key is not None and brief.params.method == "ip_adapter":
+            self._photo = self._read_photo(task.key)
+        elif task.key is not None:
+            self._holds_base = False
             put_checkpoint(self._modules(), brief.params, task.key, store)
         return self._pipeline
 
-    def _read_photo(self, task: ScoreTask) -> ImagePrompt:
+    def _read_photo(self, key: str) -> ImagePrompt:
         """The photo as the attempt's IP-Adapter has read it. Raises StorageError, BaseModelError."""
         brief, store = self.work.brief, self.work.store
-        assert task.key is not None
-        embeds = load(store.get(task.key))[EMBEDS].to(self.device)
+        embeds = load(store.get(key))[EMBEDS].to(self.device)
         adapter = load_adapter(self._pipeline, materialize(store, brief.adapter_files, self.work.scratch_dir))
         return ImagePrompt(adapter, embeds, brief.params.ip_adapter_scale)
 

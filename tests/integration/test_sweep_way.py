@@ -47,7 +47,13 @@ def test_a_sweep_trains_scores_and_reports_in_one_ray_job(client: booth.Client, 
     assert found == [("dreambooth", 1), ("inversion", STEPS)]
     assert {cell.model_id for cell in group.cells()} <= {model.id for model in client.models.list()}
     titles = [table.title for table in group.report().data.tables]
-    assert titles[-3:] == ["Means over 1 subject", "Differences to dreambooth", "By subject"]
+    assert titles == [
+        "The paper's Table 1: subject and prompt fidelity",
+        "The paper's Table 3: prior preservation",
+        "Means over 1 subject",
+        "Differences to dreambooth",
+        "By subject",
+    ]
 
 
 def test_a_textual_inversion_goes_the_whole_way(client: booth.Client, group: booth.Group, tmp_path: Path) -> None:

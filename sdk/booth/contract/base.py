@@ -8,6 +8,11 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def canonical_json(self) -> str:
+        """Equal for equal requests. What is at its default is left out: a later version, which knows more fields, has
+        the same text, and so the same keys and digests."""
+        return self.model_dump_json(exclude_defaults=True)
+
 
 class Record(BaseModel):
     """Output and stored data: unknown fields are ignored, so that old clients outlive new servers."""

@@ -53,7 +53,7 @@ def prepare(plane: Plane, tenant_id: str, spec: JobSpec) -> PreparedJob:
 
 def submit(plane: Plane, tenant_id: str, spec: JobSpec, key: str) -> tuple[JobRecord, bool]:
     """The job, and True where this key had made it before. Nothing is left of a refused one but listed uploads."""
-    digest = hashlib.sha256(spec.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+    digest = hashlib.sha256(spec.canonical_json().encode()).hexdigest()
     if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
         return earlier, True
     try:

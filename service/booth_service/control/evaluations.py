@@ -30,7 +30,7 @@ PACES_LOOKED_AT = 50  # of the newest runs of a base model
 
 def submit(plane: Plane, tenant_id: str, spec: EvaluationSpec, key: str) -> tuple[EvaluationRecord, bool]:
     """The evaluation, and True where this key had made it before. Raises not_found, invalid, conflict."""
-    digest = hashlib.sha256(f"evaluation {spec.model_dump_json(exclude_defaults=True)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"evaluation {spec.canonical_json()}".encode()).hexdigest()
     evaluation = _earlier(plane, tenant_id, key)
     replayed = evaluation is not None
     if evaluation is None:

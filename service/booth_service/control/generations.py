@@ -48,7 +48,7 @@ def submit(
     Its row comes first and is invisible until its prompts are stored, so that nothing is stored that no row names.
     """
     prompts = Prompts(prompts=spec.prompts).model_dump_json().encode()
-    digest = hashlib.sha256(f"{target} {spec.model_dump_json(exclude_defaults=True)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{target} {spec.canonical_json()}".encode()).hexdigest()
     generation = _earlier(plane, tenant_id, key)
     replayed = generation is not None
     if generation is None:

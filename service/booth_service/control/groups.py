@@ -35,7 +35,7 @@ class Cell:
 def submit(plane: Plane, tenant_id: str, spec: GroupSpec, key: str) -> tuple[GroupRecord, bool]:
     """The group with all its jobs, and True where this key had made it before. Raises `invalid` with what is wrong with
     every cell; then no job of it is there."""
-    digest = hashlib.sha256(spec.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+    digest = hashlib.sha256(spec.canonical_json().encode()).hexdigest()
     if (earlier := _earlier(plane, tenant_id, key, digest)) is not None:
         return earlier, True
     try:
